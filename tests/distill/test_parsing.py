@@ -1,0 +1,92 @@
+"""A recipe is read strictly: every mistake names its line, its key and the repair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from stillhouse.distill.parsing import keys_of, parse_yaml
+from stillhouse.exchanges import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inner:
+    rate: float = 0.1
+    mode: Literal["a", "b"] = "a"
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outer:
+    name: str
+    file: Path | None = None
+    inner: Inner = field(default_factory=Inner)
+    maybe: Inner | None = None
+
+
+def parse(tmp_path: Path, text: str) -> Outer:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return parse_yaml(path, Outer)
+
+
+def test_a_whole_recipe_is_read_with_defaults_and_nested_parts(tmp_path: Path) -> None:
+    text = "name: x\nfile: a/b\ninner: {rate: 1, words: [p, q]}\nmaybe:\n  mode: b\n"
+    assert parse(tmp_path, text) == Outer(
+        name="x", file=Path("a/b"), inner=Inner(rate=1.0, words=("p", "q")), maybe=Inner(mode="b")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("name: x\ninner:\n  rats: 1\n", 3, "did you mean 'rate'?"),
+        ("name: x\nzzz: 1\n", 2, "known here: name, file, inner, maybe"),
+        ("name: x\ninner: {rate: fast}\n", 2, "inner.rate"),
+        ("name: x\ninner:\n  mode: c\n", 3, "inner.mode"),
+        ("name: x\ninner: 3\n", 2, "inner must be a mapping"),
+        ("name: x\nname: y\n", 2, "given twice"),
+        ("name: 3\n", 1, "name"),
+        ("inner: {}\n", 1, "add name"),
+        ("name: x\ninner:\n  words: [1]\n", 3, "inner.words"),
+    ],
+)
+def test_a_mistake_names_its_line_and_repair(
+    tmp_path: Path, text: str, line: int, says: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(tmp_path, text)
+    assert f"recipe.yaml:{line}" in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "a: [", "\t"])
+def test_a_file_that_is_not_yaml_is_an_input_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="not YAML"):
+        parse(tmp_path, text)
+
+
+def test_an_empty_file_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'name' is missing"):
+        parse(tmp_path, "")
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        parse_yaml(tmp_path / "none.yaml", Outer)
+
+
+def test_yaml_tags_cannot_make_objects(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        parse(tmp_path, "name: !!python/object/apply:os.getcwd []\n")
+
+
+def test_every_key_is_listed_with_its_parents() -> None:
+    assert keys_of(Outer) == [
+        "name", "file",
+        "inner", "inner.rate", "inner.mode", "inner.words",
+        "maybe", "maybe.rate", "maybe.mode", "maybe.words",
+    ]  # fmt: skip
