@@ -1,0 +1,85 @@
+"""The likelihood of given labels as the reply: a fast path for one token each, and the general one.
+
+Both return natural-log probabilities (B, L) normalised over the labels. Where both apply they are
+equal up to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillhouse.teachers.heads import label_logits_at, logits_at
+from stillhouse.teachers.padding import pad_left, pad_right, positions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@torch.no_grad()
+def score_tokens(
+    model: Any, prompts: Sequence[Sequence[int]], label_ids: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Score labels of one token each: one pass, and only the labels' rows of the head.
+
+    The softmax over the vocabulary would cancel in the normalisation, so it is not computed. Only
+    for a model whose head `is_plain`. Oracle: `score_sequences`.
+    """
+    ids_BL, last_B = pad_right(prompts)
+    tokens_L = torch.tensor([ids[0] for ids in label_ids])
+    logits_BL = label_logits_at(
+        model, torch.arange(len(prompts)), last_B, tokens_L, input_ids=ids_BL, use_cache=False
+    )
+    return torch.log_softmax(logits_BL.double(), -1)
+
+
+@torch.no_grad()
+def score_sequences(
+    model: Any, prompts: Sequence[Sequence[int]], label_ids: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Score labels of any length; each prompt is computed once and shared through the cache."""
+    ids_BL, mask_BL = pad_left(prompts)
+    rows_B = torch.arange(len(prompts))
+    first_BV, output = logits_at(
+        model,
+        rows_B,
+        torch.full_like(rows_B, ids_BL.shape[1] - 1),
+        input_ids=ids_BL,
+        attention_mask=mask_BL,
+        position_ids=positions(mask_BL),
+        use_cache=True,
+    )
+    starts_L = torch.tensor([ids[0] for ids in label_ids])
+    scores_BL = torch.log_softmax(first_BV, -1)[:, starts_L].double()
+    if max(map(len, label_ids)) > 1:
+        scores_BL += _score_rest(model, mask_BL, label_ids, output.past_key_values)
+    return torch.log_softmax(scores_BL, -1)
+
+
+def _score_rest(
+    model: Any, mask_BL: torch.Tensor, label_ids: Sequence[Sequence[int]], cache: Any
+) -> torch.Tensor:
+    """Return the log-likelihood (B, L) of every label's second and later tokens."""
+    prompts, labels = len(mask_BL), len(label_ids)
+    cache.batch_repeat_interleave(labels)  # prompt-major: all labels of the first prompt, ...
+    given_LT, _ = pad_right([ids[:-1] for ids in label_ids])
+    wanted_LT, last_L = pad_right([ids[1:] for ids in label_ids])
+    steps_T = torch.arange(given_LT.shape[1])
+    counted_MT = (steps_T <= last_L[:, None]).repeat(prompts, 1)
+    rows, columns = counted_MT.nonzero(as_tuple=True)
+    before_MP = mask_BL.repeat_interleave(labels, 0)
+    logits_KV, _ = logits_at(
+        model,
+        rows,
+        columns,
+        input_ids=given_LT.repeat(prompts, 1),
+        attention_mask=torch.cat([before_MP, torch.ones_like(counted_MT).long()], 1),
+        position_ids=before_MP.sum(1, keepdim=True) + steps_T,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    wanted_K = wanted_LT.repeat(prompts, 1)[rows, columns]
+    logprobs_K = torch.log_softmax(logits_KV, -1).gather(1, wanted_K[:, None])[:, 0]
+    total_M = torch.zeros(prompts * labels, dtype=torch.double)
+    return total_M.index_add_(0, rows, logprobs_K.double()).view(prompts, labels)

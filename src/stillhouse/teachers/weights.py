@@ -1,0 +1,107 @@
+"""Read a model and its tokenizer from disk: a transformers folder, or one GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from stillhouse.exchanges import InputError
+from stillhouse.exchanges.canonical import content_digest
+from stillhouse.exchanges.storage import sha256_file
+
+Precision = Literal["float32", "bfloat16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_IDENTITY = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+)
+
+
+def read_model(
+    path: Path, *, gguf_file: str | None = None, dtype: Precision = "float32"
+) -> tuple[Any, Any, tuple[Path, ...]]:
+    """Return the model in evaluation mode, its tokenizer, and the files both were read from.
+
+    `path` is a folder, or a .gguf file itself; GGUF weights are dequantised to `dtype` (the values
+    stay those of the quantised model). Nothing is fetched, and no code of the folder is run.
+    Raises `InputError` naming the path when something is missing or cannot be read.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}", repair=f"use one of {sorted(DTYPES)}")
+    if path.is_file() and path.suffix == ".gguf":
+        path, gguf_file = path.parent, path.name
+    files = _files(path, gguf_file)
+    where: dict[str, Any] = {"local_files_only": True}
+    extra: dict[str, Any] = {}
+    if gguf_file is not None:
+        where["gguf_file"] = gguf_file
+        extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    bars: Any = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **where)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], **where, **extra
+        )
+    except Exception as error:
+        raise InputError(
+            f"cannot read a causal language model here: {type(error).__name__}: {error}",
+            place=str(path / (gguf_file or "")),
+            repair="check that the folder is complete: config.json, weights, tokenizer.json",
+        ) from error
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+    return model.eval(), tokenizer, files
+
+
+def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids that end generation: the generation config's, else the tokenizer's."""
+    found = getattr(model.generation_config, "eos_token_id", None)
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(sorted({int(token) for token in ([found] if isinstance(found, int) else found)}))
+
+
+def fingerprint(files: tuple[Path, ...]) -> str:
+    """Return one SHA-256 over the names and digests of a model's files."""
+    return content_digest(sorted([file.name, sha256_file(file)] for file in files))
+
+
+def _files(path: Path, gguf_file: str | None) -> tuple[Path, ...]:
+    if not path.is_dir():
+        raise InputError(
+            "no model here: not a folder and not a .gguf file",
+            place=str(path),
+            repair="give a transformers model folder or a GGUF file",
+        )
+    if gguf_file is not None:
+        if not (path / gguf_file).is_file():
+            raise InputError("no such GGUF file", place=str(path / gguf_file))
+        return (path / gguf_file,)
+    if not (path / "config.json").is_file():
+        single = sorted(path.glob("*.gguf"))
+        raise InputError(
+            "the folder has no config.json",
+            place=str(path),
+            repair=f"give the file: {single[0]}" if single else "give a transformers model folder",
+        )
+    found = {file for pattern in _IDENTITY for file in path.glob(pattern) if file.is_file()}
+    if not any(file.suffix in {".safetensors", ".bin"} for file in found):
+        raise InputError("the folder has no weights (*.safetensors)", place=str(path))
+    return tuple(sorted(found))
