@@ -1,0 +1,143 @@
+"""Signatures of skeletons: 64 bytes that estimate how many runs of words two prompts share.
+
+One-permutation MinHash (Li, Owen and Zhang, 1208.1259) with 128 bins of 4 bits (Li and König,
+0908.4021): every shingle is hashed once, the high bits choose its bin, the bin keeps the smallest
+hash, and of that a code from 1 to 15; 0 means that the bin is empty.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from stillhouse.exchanges.errors import InputError
+from stillhouse.exchanges.skeleton import SHINGLE_WORDS
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
+    from numpy.typing import NDArray
+
+    from stillhouse.exchanges.digests import KeyedDigests
+
+SIGNATURE_BYTES = 64
+_BINS = 2 * SIGNATURE_BYTES
+_CODES = 15
+_BIN_SHIFT = np.uint64(57)
+_BLOCK_BYTES = 1 << 15
+_SHINGLE_BYTES = 160  # of a longer shingle, the first so many: bounds what can be crafted
+
+
+class SkeletonHash:
+    """Makes signatures under a deployment secret.
+
+    A shingle is hashed by a random polynomial modulo 2^64 over random character values, then by AES
+    as a random permutation (a universal hash under a PRP is a PRF). Without the secret nobody can
+    say which words decide a signature, make two texts collide (two different shingles agree with
+    probability below 2^-28, the worst case being crafted ones), or test a guess of the text against
+    a stolen signature. Signatures of different secrets cannot be compared. Threads may share it.
+    """
+
+    def __init__(self, digests: KeyedDigests):
+        seed = np.frombuffer(digests.key("skeleton-signature/polynomial"), np.uint64)
+        random = np.random.Generator(np.random.Philox(key=seed[:2]))
+        self._values = random.integers(0, 2**64, 256, dtype=np.uint64)
+        # 5 modulo 8: the odd residues whose powers stay far from 1 longest.
+        base = int(random.integers(0, 2**61)) * 8 + 5
+        self._powers = _powers(base, _BLOCK_BYTES + 1)
+        self._inverses = _powers(pow(base, -1, 2**64), _BLOCK_BYTES + 1)
+        key = digests.key("skeleton-signature/permutation")[:16]
+        # ECB on blocks that are distinct by construction is the permutation itself.
+        self._cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305
+        self._local = threading.local()
+
+    def signature(self, skeleton_text: str) -> bytes:
+        """Return the 64-byte signature of a skeleton (all zero for an empty one)."""
+        codes_K = np.zeros(_BINS, np.uint8)
+        hashes_N = self._permute(self._shingle_hashes(skeleton_text.encode()))
+        hashes_N.sort()
+        falling_N = hashes_N[::-1]
+        # Of several values for one bin the last assignment stays: the smallest.
+        codes_K[falling_N >> _BIN_SHIFT] = falling_N % _CODES + 1
+        return (codes_K[:SIGNATURE_BYTES] | codes_K[SIGNATURE_BYTES:] << 4).tobytes()
+
+    def _shingle_hashes(self, words: bytes) -> NDArray[np.uint64]:
+        if not words:
+            return np.empty(0, np.uint64)
+        padded = np.frombuffer(b" %b " % words, np.uint8)
+        spaces_W = (padded == ord(" ")).nonzero()[0]
+        run = min(SHINGLE_WORDS, len(spaces_W) - 1)
+        starts_N, ends_N = spaces_W[:-run], spaces_W[run:]
+        ends_N = np.minimum(ends_N, starts_N + _SHINGLE_BYTES)
+        if len(padded) <= _BLOCK_BYTES:
+            return self._polynomials(padded, starts_N, ends_N)
+        parts = []
+        done = 0
+        while done < len(starts_N):
+            origin = int(starts_N[done])
+            stop = int(np.searchsorted(ends_N, origin + _BLOCK_BYTES))
+            block = padded[origin : origin + _BLOCK_BYTES]
+            parts.append(
+                self._polynomials(block, starts_N[done:stop] - origin, ends_N[done:stop] - origin)
+            )
+            done = stop
+        return np.concatenate(parts)
+
+    def _polynomials(
+        self, text: NDArray[np.uint8], starts_N: NDArray[np.int64], ends_N: NDArray[np.int64]
+    ) -> NDArray[np.uint64]:
+        # sum of value(c_j) * base^(j - start), j from start + 1 to end, out of prefix sums
+        prefix = np.add.accumulate(self._values.take(text) * self._powers[: len(text)])
+        return (prefix.take(ends_N) - prefix.take(starts_N)) * self._inverses.take(starts_N)
+
+    def _permute(self, hashes_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        encryptor: CipherContext | None = getattr(self._local, "encryptor", None)
+        if encryptor is None:
+            encryptor = self._local.encryptor = self._cipher.encryptor()
+        blocks_N2 = np.zeros((len(hashes_N), 2), np.uint64)
+        blocks_N2[:, 0] = hashes_N
+        permuted = np.frombuffer(encryptor.update(blocks_N2.data.cast("B")), np.uint64)
+        return permuted[::2].copy()
+
+
+def similarity(signature_a: bytes, signature_b: bytes) -> float:
+    """Estimate the Jaccard index of two skeletons' shingles from their signatures.
+
+    Unbiased, so it can be a little below 0 for texts that share nothing. With K = 128 bins and
+    C = 1/15, its standard error for long texts is sqrt(P (1 - P) / K) / (1 - C) with
+    P = C + (1 - C) J: at most 0.048 (J near one half), 0.037 at J = 0.8, 0.024 at J = 0; for texts
+    of fewer shingles than bins it is smaller, as fewer of them share a bin. Two empty skeletons
+    have nothing in common: 0.
+    """
+    return float(similarities(signature_a, np.frombuffer(signature_b, np.uint8)[np.newaxis])[0])
+
+
+def similarities(signature: bytes, others_NB: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Estimate the similarity of one signature to N others, an array of shape (N, 64)."""
+    if len(signature) != SIGNATURE_BYTES or others_NB.shape[1:] != (SIGNATURE_BYTES,):
+        raise InputError(
+            f"signatures of {len(signature)} and {others_NB.shape[1:]} bytes, not {SIGNATURE_BYTES}"
+        )
+    one_K = _unpack(np.frombuffer(signature, np.uint8))
+    others_NK = _unpack(others_NB)
+    present_NK = (one_K > 0) & (others_NK > 0)
+    both_N = present_NK.sum(axis=1)
+    either_N = ((one_K > 0) | (others_NK > 0)).sum(axis=1)
+    equal_N = (present_NK & (one_K == others_NK)).sum(axis=1)
+    # Of the bins filled on both sides, unequal shingles still show equal codes once in 15.
+    shared_N = (equal_N - both_N / _CODES) / (1 - 1 / _CODES)
+    estimate_N = np.zeros(len(others_NB))
+    np.divide(shared_N, either_N, out=estimate_N, where=either_N > 0)
+    return estimate_N
+
+
+def _unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.concatenate((packed & 15, packed >> 4), axis=-1)
+
+
+def _powers(base: int, count: int) -> NDArray[np.uint64]:
+    powers = np.full(count, base, np.uint64)
+    powers[0] = 1
+    return np.multiply.accumulate(powers)
