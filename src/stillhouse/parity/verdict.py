@@ -1,0 +1,185 @@
+"""The verdict: is the student as good as its teacher, by which margin, at which confidence.
+
+One metric and one margin, both fixed before the run. `non-inferior`: the one-sided 95 % lower bound
+of student minus teacher lies above minus the margin. `inferior`: the upper bound lies below it.
+`not shown`: the margin lies inside the interval, so this test says neither. A verdict is never
+read off the point estimate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.stats import norm
+
+from stillhouse.exchanges.errors import InputError
+from stillhouse.parity.scores import Measure
+from stillhouse.statistics import Interval, noninferiority
+
+Outcome = Literal["non-inferior", "inferior", "not shown"]
+
+LEAD = 5.0  # points; a teacher that leads trivial baselines by less is not worth distilling
+PARSEABLE = 0.95  # share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarginRecord:
+    """When and where the margin was fixed: the digest of the recipe that holds it."""
+
+    recipe_digest: str
+    recorded_at: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer and what it rests on. Differences are student minus teacher, positive is better.
+
+    Margin, bound and interval are in `unit`: points of 100, or bits per byte.
+
+    `smallest_margin_shown`: these answers show non-inferiority for every margin above it.
+    `smallest_margin_possible`: the same, had the two models scored alike; no smaller margin was
+    within reach of this test. `items_needed`: items, drawn as these were, to show the margin with
+    80 % power if the two are in truth equally good.
+    """
+
+    outcome: Outcome
+    sentence: str
+    metric: str
+    unit: str
+    margin: float
+    confidence: float  # one-sided
+    interval: Interval
+    bound: float
+    smallest_margin_shown: float
+    smallest_margin_possible: float
+    items_needed: int
+    items: int
+    groups: int
+    seeds: int
+    margin_record: MarginRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherGate:
+    """Whether a teacher is worth distilling: it must lead trivial baselines, and be readable."""
+
+    passes: bool
+    lead_over: dict[str, float]  # baseline -> points
+    parseable: float
+    reasons: tuple[str, ...]
+
+
+def decide(
+    interval: Interval,
+    margin: float,
+    measure: Measure,
+    *,
+    alpha: float,
+    items: int,
+    groups: int,
+    seeds: int,
+    margin_record: MarginRecord | None,
+    names: tuple[str, str] = ("the student", "the teacher"),
+) -> Verdict:
+    """Turn the interval of student minus teacher into a verdict and a sentence.
+
+    `interval` is two-sided at 1 - 2 alpha. Raises InputError for a margin that is not positive.
+    """
+    if not 0 < margin < float("inf"):
+        raise InputError(
+            f"a margin of {margin!r} decides nothing",
+            repair="give the loss you would accept, for example 5 for five points",
+        )
+    test = noninferiority(interval, margin)
+    return Verdict(
+        outcome=test.verdict,
+        sentence=_sentence(test.verdict, interval, margin, measure.unit, names, alpha),
+        metric=measure.name,
+        unit=measure.unit,
+        margin=margin,
+        confidence=1 - alpha,
+        interval=interval,
+        bound=interval.low,
+        smallest_margin_shown=test.smallest_margin_shown,
+        smallest_margin_possible=test.smallest_margin_if_equal,
+        items_needed=_items_needed(test.smallest_margin_if_equal, margin, items, alpha),
+        items=items,
+        groups=groups,
+        seeds=seeds,
+        margin_record=margin_record,
+    )
+
+
+def teacher_gate(
+    teacher: float,
+    baselines: Mapping[str, float],
+    parseable: float,
+    *,
+    lead: float | None = LEAD,
+    least_parseable: float = PARSEABLE,
+) -> TeacherGate:
+    """Judge a teacher by its validation items: its lead over each baseline, replies that parse.
+
+    Scores and `lead` are in points (higher is better); a `lead` of None asks for none. `parseable`
+    and `least_parseable` are shares.
+    """
+    leads = {name: teacher - value for name, value in baselines.items()}
+    reasons = [
+        f"the teacher leads {name} by {value:.1f} points, and {lead:.1f} are needed"
+        for name, value in leads.items()
+        if lead is not None and value < lead
+    ]
+    if parseable < least_parseable:
+        reasons.append(
+            f"{100 * parseable:.1f} % of the teacher's answers parse, "
+            f"and {100 * least_parseable:.0f} % are needed"
+        )
+    return TeacherGate(
+        passes=not reasons, lead_over=leads, parseable=parseable, reasons=tuple(reasons)
+    )
+
+
+def _items_needed(reach: float, margin: float, items: int, alpha: float) -> int:
+    """Items at 80 % power, from the distance that `items` of them put below the estimate."""
+    z_alpha, z_power = float(norm.isf(alpha)), float(norm.isf(0.2))
+    return math.ceil(items * (reach * (1 + z_power / z_alpha) / margin) ** 2)
+
+
+def amount(value: float, unit: str) -> str:
+    """A difference in the words of its unit: `2.1 points`, `0.031 bits/byte`."""
+    return f"{value:.1f} points" if unit == "points" else f"{value:.3f} {unit}"
+
+
+def _sentence(
+    outcome: Outcome,
+    interval: Interval,
+    margin: float,
+    unit: str,
+    names: tuple[str, str],
+    alpha: float,
+) -> str:
+    student, teacher = names
+    sure = f"{100 * (1 - alpha):.0f} % confidence"
+    allowed = amount(margin, unit)
+    lost = amount(abs(interval.low), unit)
+    if outcome == "non-inferior":
+        if interval.low >= 0:
+            found = f"{student} is better than {teacher} by at least {lost} ({sure})"
+        else:
+            found = f"{student} loses at most {lost} against {teacher} ({sure})"
+        return f"{_capital(found)}; the margin fixed before the run allows {allowed}."
+    if outcome == "inferior":
+        worse = amount(abs(interval.high), unit)
+        found = f"{student} loses at least {worse} against {teacher} ({sure})"
+        return f"{_capital(found)}; the margin fixed before the run allows {allowed}."
+    return (
+        f"{_capital(student)} may lose up to {lost} against {teacher} ({sure}), and the margin "
+        f"fixed before the run allows {allowed}: these items do not settle it."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
