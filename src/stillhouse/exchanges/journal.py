@@ -73,17 +73,22 @@ class Journal:
         self._descriptor = descriptor
         self._fsync_every = fsync_every
         self._guard = threading.Lock()
-        self._seq = 0
         self._seed = 0
-        self._size = 0
+        # Number of the next line and size of the file: one value, so that an interrupt (Ctrl-C)
+        # between two statements cannot leave them at odds.
+        self._end = (0, 0)
+        self._half_written = False
         self._unsynced = 0
         self._broken: str | None = None
         self._write_step = f"write:{path.name}"
         self._write_done = f"write:{path.name}:done"
 
     @classmethod
-    def open(cls, path: Path, *, header: Mapping[str, Any], fsync_every: int = 1) -> Self:
+    def open(cls, path: Path, *, header: Mapping[str, Any] | None, fsync_every: int = 1) -> Self:
         """Open `path`, creating it with `header` as its first line if it does not exist.
+
+        With `header` None the file's own header is taken as it is (`InputError` where there is no
+        file); one that was cut off before its header was whole has `header` {} and takes no record.
 
         `fsync_every` = n syncs at every n-th append; 0 only in `sync` and `close`. A kill of the
         process loses nothing that was acknowledged; a loss of power loses what was not synced.
@@ -96,11 +101,13 @@ class Journal:
         if fsync_every < 0:
             raise InputError(f"fsync_every is {fsync_every}", repair="give 0 or more")
         try:
+            if header is None and not path.exists():
+                raise InputError("no such journal", place=str(path))
             journal = cls(path, _open_locked(path), fsync_every)
         except OSError as error:
             raise storage.explain(error, path) from error
         try:
-            journal._start(dict(header))
+            journal._start(None if header is None else dict(header))
         except OSError as error:
             os.close(journal._descriptor)
             raise storage.explain(error, path) from error
@@ -112,7 +119,7 @@ class Journal:
     @property
     def count(self) -> int:
         """How many records the journal holds (the header is not one)."""
-        return self._seq - 1
+        return max(0, self._end[0] - 1)
 
     def append(self, record: Mapping[str, Any]) -> int:
         """Write one record and return its number, from 1 on. It is in the kernel on return.
@@ -132,12 +139,12 @@ class Journal:
             if self._broken:
                 raise InputError(self._broken, place=str(self.path), repair="open it again")
             if not payloads:
-                return self._seq - 1
+                return self.count
             self._write(payloads)
             self._unsynced += len(payloads)
             if self._fsync_every and self._unsynced >= self._fsync_every:
                 self._sync()
-            return self._seq - 1
+            return self.count
 
     def sync(self) -> None:
         """Put everything that was appended on the disk. Other threads wait meanwhile."""
@@ -174,58 +181,63 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _start(self, header: dict[str, Any]) -> None:
-        scan = _Scan(self.path)
-        for _ in scan.payloads():
-            pass
+    def _start(self, header: dict[str, Any] | None) -> None:
+        scan = _Scan(self.path).finish()
         if scan.torn_bytes:
             self.repair = Repair(self.path, scan.lines + 1, scan.torn_bytes)
             os.ftruncate(self._descriptor, scan.good_bytes)
             self._sync()
-        self._size = scan.good_bytes
+        self._end = (0, scan.good_bytes)
         if scan.lines == 0:
+            if header is None:
+                self._broken = "this journal has no header line"
+                return
             self._write([canonical_json({"format": FORMAT, "header": header})])
             self._sync()
             storage.sync_folder(self.path.parent, self.path.name)
-            scan = _Scan(self.path)
-            for _ in scan.payloads():
-                pass
+            scan = _Scan(self.path).finish()
         self.header = scan.header
-        self._seq = scan.lines
+        self._end = (scan.lines, scan.good_bytes)
         self._seed = scan.seed
-        _compare(self.path, scan.header, header)
+        if header is not None:
+            _compare(self.path, scan.header, header)
 
     def _write(self, payloads: list[bytes]) -> None:
+        self._undo()
         lines = []
-        seq = self._seq
+        seq, size = self._end
         for payload in payloads:
             checksum = zlib.crc32(payload, zlib.crc32(b"%d" % seq, self._seed))
             lines.append(_LINE % (seq, checksum, payload))
             seq += 1
         data = b"".join(lines)
         storage.on_step(self._write_step)
-        written = 0
+        self._half_written = True
         try:
             written = os.write(self._descriptor, data)
             while written < len(data):
                 written += os.write(self._descriptor, data[written:])
+            self._end = (seq, size + len(data))
+            self._half_written = False
         except OSError as error:
             self._undo()
             raise storage.explain(error, self.path) from error
         except BaseException:
             self._undo()
             raise
-        self._seq = seq
-        self._size += len(data)
         storage.on_step(self._write_done)
 
     def _undo(self) -> None:
-        try:
-            os.ftruncate(self._descriptor, self._size)
-        except OSError as error:
-            self._broken = f"a write failed halfway and could not be undone ({error.strerror})"
+        """Cut off what a failed or interrupted write left behind the last good line."""
+        if self._half_written:
+            try:
+                os.ftruncate(self._descriptor, self._end[1])
+                self._half_written = False
+            except OSError as error:
+                self._broken = f"a write failed halfway and could not be undone ({error.strerror})"
 
     def _sync(self) -> None:
+        self._undo()
         storage.on_step(f"fsync:{self.path.name}")
         try:
             os.fsync(self._descriptor)
@@ -267,6 +279,11 @@ class _Scan:
         self.lines = 0
         self.good_bytes = 0
         self.torn_bytes = 0
+
+    def finish(self) -> Self:
+        for _ in self.payloads():
+            pass
+        return self
 
     def payloads(self) -> Iterator[bytes]:
         """Yield the bytes of each record; the counts are right once it is exhausted."""

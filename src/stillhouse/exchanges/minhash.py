@@ -14,7 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from stillhouse.exchanges.errors import InputError
-from stillhouse.exchanges.skeleton import SHINGLE_WORDS
+from stillhouse.exchanges.skeletons import SHINGLE_WORDS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext

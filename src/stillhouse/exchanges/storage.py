@@ -26,6 +26,10 @@ TEMPORARY_SUFFIX = ".stillhouse-tmp"
 _CHUNK_BYTES = 1 << 20
 
 
+class InUseError(InputError):
+    """Another process holds the lock."""
+
+
 def _no_step(_name: str) -> None:
     """Do nothing: the hook of an ordinary run."""
 
@@ -37,16 +41,19 @@ KIND is write, fsync, rename, sync-folder or remove; NAME is the file's name. Te
 """
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, new: bool = False) -> None:
     """Put `data` at `path` so that a reader sees the old file or the new one, never a part.
 
     The new file is on the disk, and so is its name, when this returns. Raises `InputError` when the
-    disk is full or the place cannot be written; nothing is left behind then.
+    disk is full or the place cannot be written; nothing is left behind then. With `new` a file that
+    stands there is never replaced: `FileExistsError`, also when another process was first.
     """
     name = path.name
-    with replacing(path, mode=mode) as temporary:
+    with replacing(path, mode=mode, new=new) as temporary:
         on_step(f"write:{name}")
-        with temporary.open("wb", buffering=0) as file:
+        # Closed to others until its mode is set: the data may be a secret.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600), "wb", buffering=0) as file:  # noqa: PTH123
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
@@ -54,12 +61,13 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int = 0o644, new: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path` to write a file or a folder at; then put it in place.
 
     For writers that want a path of their own (Parquet, safetensors). What was written is synced and
-    renamed when the block ends well and removed when it does not. A folder is put in place only
-    where nothing stands yet (`InputError` otherwise: a folder cannot be swapped in one step).
+    renamed when the block ends well and removed when it does not. `new` is as above. A folder is
+    put in place only where nothing stands yet (`InputError` otherwise: a folder cannot be swapped
+    in one step).
     """
     name = path.name
     # The temporary name does not depend on how long `name` is: names have a limit of 255 bytes.
@@ -76,7 +84,11 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
             temporary.chmod(mode)
             _sync_file(temporary, name)
         on_step(f"rename:{name}")
-        temporary.rename(path)
+        if new:
+            path.hardlink_to(temporary)  # fails where a name exists, which rename does not
+            temporary.unlink()
+        else:
+            temporary.rename(path)
         on_step(f"rename:{name}:done")
         sync_folder(path.parent, name)
     except OSError as error:
@@ -90,7 +102,10 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
 def remove(path: Path) -> None:
     """Delete the file `path` for good (its absence is on the disk too when this returns)."""
     on_step(f"remove:{path.name}")
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
     on_step(f"remove:{path.name}:done")
     sync_folder(path.parent, path.name)
 
@@ -115,6 +130,18 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents, durably. Raises `InputError` where that is not possible."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise explain(error, folder) from error
+    sync_folder(folder.parent, folder.name)
+
+
 def explain(error: OSError, path: Path) -> Exception:
     """Turn an operating-system error the user can repair into an `InputError`; return others."""
     repairs = {
@@ -137,7 +164,7 @@ class RunLock:
     """Hold `folder` for one process at a time (flock; released by the kernel when it dies).
 
     Entering creates the folder if needed and removes temporary files that a killed run left in it.
-    A second process gets an `InputError` that names the holder's pid.
+    A second process gets an `InUseError` (an `InputError`) that names the holder's pid.
     """
 
     def __init__(self, folder: Path):
@@ -147,7 +174,7 @@ class RunLock:
     def __enter__(self) -> Self:
         path = self.folder / ".lock"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise explain(error, path) from error
@@ -179,13 +206,13 @@ class RunLock:
 
 
 def lock_descriptor(descriptor: int, path: Path) -> None:
-    """Take the exclusive lock of an open file, or raise `InputError` naming who may hold it."""
+    """Take the exclusive lock of an open file, or raise `InUseError` naming its holder."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         first = os.pread(descriptor, 32, 0).split(b"\n")[0]
         holder = f"process {first.decode()}" if first.isdigit() else "another process"
-        raise InputError(
+        raise InUseError(
             f"{holder} is using this",
             place=str(path),
             repair="wait until it has ended, or stop it",
