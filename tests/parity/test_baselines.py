@@ -1,0 +1,120 @@
+"""Baselines learn from the student's own examples and are scored like any model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tests.parity.sheets_for_tests import JSON, LABEL, TEXT, documents, items_of, sheet
+
+from stillhouse.exchanges.errors import InputError
+from stillhouse.parity.baselines import (
+    Example,
+    examples_of,
+    majority_answers,
+    nearest_answers,
+    tfidf_answers,
+)
+from stillhouse.parity.items import Item, Task, TrainSplit
+from stillhouse.parity.judgement import JudgeConfig
+from stillhouse.parity.judging import judge
+
+GOOD = ["lovely", "brilliant", "warm", "fine", "superb"]
+BAD = ["dull", "awful", "cold", "weak", "boring"]
+
+
+def reviews(count: int, seed: int) -> tuple[list[str], list[str]]:
+    rng = np.random.default_rng(seed)
+    answers = ["yes" if rng.random() < 0.6 else "no" for _ in range(count)]
+    texts = [" ".join(rng.choice(GOOD if a == "yes" else BAD, 3)) for a in answers]
+    return texts, answers
+
+
+def items_with(texts: list[str], golds: list[str]) -> list[Item]:
+    return [
+        Item(id=f"i{n}", messages=(), variable=text, group=f"i{n}", gold=gold)
+        for n, (text, gold) in enumerate(zip(texts, golds, strict=True))
+    ]
+
+
+TEXTS, GOLDS = reviews(120, 1)
+ITEMS = items_with(TEXTS, GOLDS)
+TRAINING = [Example(t, a) for t, a in zip(*reviews(200, 2), strict=True)]
+VALIDATION = [Example(t, a) for t, a in zip(*reviews(60, 3), strict=True)]
+
+
+def test_tfidf_learns_what_the_words_say_and_reports_its_choice() -> None:
+    fitted = tfidf_answers(LABEL, TRAINING, VALIDATION, ITEMS)
+    right = [fitted.answers[item.id].text == item.gold for item in ITEMS]
+    assert np.mean(right) > 0.98
+    assert fitted.examples == 200
+    assert fitted.features in ("words", "words and characters")
+    assert fitted.validation_accuracy is not None
+    assert fitted.validation_accuracy > 0.98
+    scores = fitted.answers["i0"].label_scores
+    assert scores is not None
+    assert np.exp(scores).sum() == pytest.approx(1)
+    assert tfidf_answers(LABEL, TRAINING, [], ITEMS).strength == 1.0
+
+
+def test_a_label_that_never_occurred_scores_minus_infinity() -> None:
+    task = Task(kind="label", labels=("maybe", "no", "yes"))
+    scores = tfidf_answers(task, TRAINING, [], ITEMS).answers["i0"].label_scores
+    assert scores is not None
+    assert scores[0] == -np.inf
+    assert scores[1] + scores[2] > -np.inf
+
+
+def test_a_teacher_of_one_label_leaves_the_majority() -> None:
+    same = [Example(e.prompt, "no") for e in TRAINING]
+    fitted = tfidf_answers(LABEL, same, [], ITEMS)
+    assert {reply.text for reply in fitted.answers.values()} == {"no"}
+    assert fitted.strength is None
+
+
+def test_majority_counts_answers_and_fields() -> None:
+    assert majority_answers(LABEL, TRAINING, ITEMS)["i0"].text == "yes"
+    texts = ['{"a": 1, "b": null}', '{"a": 2, "b": 5}', '{"a": 1}']
+    common = majority_answers(JSON, [Example("", text) for text in texts], ITEMS)
+    assert json.loads(common["i0"].text) == {"a": 1, "b": None}
+
+
+def test_nearest_repeats_the_answer_to_the_most_similar_prompt() -> None:
+    training = [Example(f"invoice {word} total", word) for word in ("acme", "globex", "initech")]
+    items = items_with(["Total of the GLOBEX invoice", "acme"], ["globex", "acme"])
+    answers = nearest_answers(training, items)
+    assert [answers[item.id].text for item in items] == ["globex", "acme"]
+
+
+def test_examples_leave_out_what_was_not_answered() -> None:
+    split = TrainSplit(tuple(items_of(["yes", "no", "yes", None])))
+    teacher = sheet(["no", None, "I'm sorry, I can't", "YES"])
+    assert [e.answer for e in examples_of(LABEL, split, teacher)] == ["no", "yes"]
+    assert [e.answer for e in examples_of(LABEL, split, None)] == ["yes", "no", "yes"]
+    documents_split = TrainSplit(tuple(items_of(documents(2))))
+    (first, _) = examples_of(JSON, documents_split, None)
+    assert json.loads(first.answer) == {"a": 0, "b": 0}
+
+
+def test_baselines_enter_a_judgement_like_any_model() -> None:
+    teacher = sheet(GOLDS)
+    baselines = {
+        "majority": majority_answers(LABEL, TRAINING, ITEMS),
+        "tfidf": tfidf_answers(LABEL, TRAINING, VALIDATION, ITEMS).answers,
+    }
+    config = JudgeConfig(task=LABEL, margin=5.0, resamples=400)
+    found = judge(ITEMS, teacher, teacher, baselines, config)
+    auc = found.sheets[3].score("auc")
+    assert auc is not None
+    assert auc.value > 98
+    assert found.gate.lead_over["majority"] > 20
+
+
+def test_a_baseline_without_examples_or_labels_is_an_error() -> None:
+    with pytest.raises(InputError, match="no training example"):
+        majority_answers(LABEL, [], ITEMS)
+    with pytest.raises(InputError, match="no training example"):
+        nearest_answers([], ITEMS)
+    with pytest.raises(InputError, match="needs labels"):
+        tfidf_answers(TEXT, TRAINING, [], ITEMS)
