@@ -134,6 +134,8 @@ def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, durably. Raises `InputError` where that is not possible."""
     if folder.is_dir():
         return
+    if folder.exists():
+        raise InputError("a file stands here", place=str(folder), repair="choose another path")
     make_folder(folder.parent)
     try:
         folder.mkdir(exist_ok=True)
