@@ -83,11 +83,10 @@ def admit(outcome: Reply | Failure, policy: ReplyPolicy) -> Admitted | Rejected:
             f"the reply ended by {outcome.finish_reason!r}; to train on such replies list it under"
             " teacher.finish_reasons (they are trained on without end-of-text)",
         )
-    complete = outcome.finish_reason in COMPLETE
     text, inner, cut = outcome.text, None, False
     if policy.delimiters is not None:
         text, inner, cut = _split(outcome.text, policy.delimiters)
-    if cut and policy.reasoning != "train":
+    if cut:
         return Rejected("reasoning_cut", "the reply ends inside its reasoning: there is no answer")
     if not text.strip() and not policy.allow_empty:
         return Rejected("empty", "the reply holds no answer")
@@ -106,7 +105,7 @@ def admit(outcome: Reply | Failure, policy: ReplyPolicy) -> Admitted | Rejected:
             opening, closing = policy.delimiters
             text = f"{opening}\n{reasoning}\n{closing}\n\n{text}"
     kept = reasoning if policy.reasoning != "drop" else None
-    return Admitted(text, complete and not cut, kept, outcome.tokens_reasoning)
+    return Admitted(text, outcome.finish_reason in COMPLETE, kept, outcome.tokens_reasoning)
 
 
 def admit_all(answers: Mapping[str, Reply | Failure], policy: ReplyPolicy) -> Admission:

@@ -13,9 +13,9 @@ import random
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
-from yarl import URL
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.teachers.chat import ChatRequest, Failure, Reply
@@ -187,7 +187,7 @@ async def _read_capped(response: aiohttp.ClientResponse) -> bytes | None:
 
 def _read_exception(error: Exception, settings: EndpointSettings) -> Attempt:
     limits = settings.timeouts
-    host = URL(settings.url).host
+    host = urlsplit(settings.url).hostname
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         failure = Failure(
             code="tls",
@@ -227,25 +227,25 @@ def _read_exception(error: Exception, settings: EndpointSettings) -> Attempt:
     return Attempt(failure, "bound", "retry")
 
 
-def _checked_url(settings: EndpointSettings, *, has_key: bool) -> URL:
+def _checked_url(settings: EndpointSettings, *, has_key: bool) -> str:
     place = "teacher.url"
     repair = "write it as https://host/v1"
     try:
-        url = URL(settings.url)
-        host = url.host
+        parts = urlsplit(settings.url)
+        host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise InputError(f"not a URL: {error}", place=place, repair=repair) from None
-    if url.scheme not in ("http", "https") or not host:
-        raise InputError(f"{settings.url!r} is not a web address", place=place, repair=repair)
-    if url.user or url.password or url.query_string or url.fragment:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
             "the URL holds a user, a password, a query or a fragment",
             place=place,
             repair="keep keys out of URLs: set teacher.api_key_env",
         )
+    if parts.scheme not in ("http", "https") or not host:
+        raise InputError(f"{settings.url!r} is not a web address", place=place, repair=repair)
     if (
         has_key
-        and url.scheme == "http"
+        and parts.scheme == "http"
         and not _is_loopback(host)
         and not settings.allow_key_over_plain_http
     ):
@@ -261,7 +261,7 @@ def _checked_url(settings: EndpointSettings, *, has_key: bool) -> URL:
             place="teacher.extra",
             repair="remove them there; max_tokens is teacher.max_tokens",
         )
-    return url / "chat" / "completions"
+    return settings.url.rstrip("/") + "/chat/completions"
 
 
 def _is_loopback(host: str) -> bool:

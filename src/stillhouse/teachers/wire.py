@@ -96,7 +96,7 @@ def read_answer(status: int, data: bytes, content_type: str, location: str | Non
     if status >= 400:
         return _read_error(status, body, data)
     if not isinstance(body, dict):
-        return _not_an_answer(data, content_type)
+        return _not_an_answer(data, content_type, cut=body is None)
     if body.get("error"):
         return _read_error(_embedded_status(body["error"]), body, data)
     return _read_completion(body)
@@ -136,7 +136,7 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
         return fail("refused_by_model", f"the model refused: {message['refusal']}", "give_up")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     tokens_in, tokens_out = usage if usage is not None else (None, None)
-    details = (body.get("usage") or {}).get("completion_tokens_details") or {}
+    details = _mapping(_mapping(body.get("usage")).get("completion_tokens_details"))
     fingerprint = body.get("system_fingerprint")
     reply = Reply(
         text=text,
@@ -193,7 +193,7 @@ def _read_error(status: int, body: Any, data: bytes) -> Attempt:
     return Attempt(failure, "bound", "retry")
 
 
-def _not_an_answer(data: bytes, content_type: str) -> Attempt:
+def _not_an_answer(data: bytes, content_type: str, *, cut: bool) -> Attempt:
     start = data.lstrip()[:1]
     if start == b"<" or "html" in content_type:
         code = "html"
@@ -201,12 +201,12 @@ def _not_an_answer(data: bytes, content_type: str) -> Attempt:
             f"a web page came instead of JSON: {_quote(data)}; check teacher.url, and that no proxy"
             " or login page stands before it"
         )
-    elif start in (b"{", b"["):
+    elif cut and start in (b"{", b"["):
         code = "truncated_json"
         message = f"the answer is cut or damaged after {len(data)} bytes; it is asked again"
     else:
         code = "not_json"
-        message = f"the answer is not JSON: {_quote(data)}; check teacher.url"
+        message = f"the answer is no JSON object: {_quote(data)}; check teacher.url"
     return Attempt(Failure(code=code, message=message), "bound", "retry")
 
 
@@ -245,6 +245,10 @@ def _finite(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError("a log-probability is not finite")
     return number
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int | None:
