@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.statistics.bootstrap import studentised_statistic
@@ -67,13 +66,7 @@ def auc_difference(
     positives, negatives = float(positives_G.sum()), float(negatives_G.sum())
     won = float(won_N[positive_N].sum())
     estimate = won / (positives * negatives)
-    within_G = np.zeros(units)
-    if units < items:
-        order = np.argsort(codes, kind="stable")
-        for g, rows in enumerate(np.split(order, np.cumsum(size_G)[:-1].astype(np.int64))):
-            of_a = _pairs_won(a_N[rows], positive_N[rows])
-            of_b = _pairs_won(b_N[rows], positive_N[rows])
-            within_G[g] = (of_a - of_b)[positive_N[rows]].sum()
+    within_G = _won_within(a_N, positive_N, codes) - _won_within(b_N, positive_N, codes)
     lost_G = np.bincount(codes, weights=won_N, minlength=units) - within_G
     without_G = (won - lost_G) / ((positives - positives_G) * (negatives - negatives_G))
     share_G = (1 - size_G / items) * (estimate - without_G)
@@ -104,13 +97,27 @@ def auc_difference(
 
 def _pairs_won(scores_N: Floats, positive_N: NDArray[np.bool_]) -> Floats:
     """Per item, how many items of the other class it is ordered rightly against; ties are half."""
-    ranks_N = stats.rankdata(scores_N)
-    own_N = np.empty_like(ranks_N)
-    own_N[positive_N] = stats.rankdata(scores_N[positive_N])
-    own_N[~positive_N] = stats.rankdata(scores_N[~positive_N])
-    below_N = ranks_N - own_N
-    won_N: Floats = np.where(positive_N, below_N, positive_N.sum() - below_N)
+    won_N = np.empty(len(scores_N))
+    for own_N, gain in ((positive_N, 1), (~positive_N, -1)):
+        others = np.sort(gain * scores_N[~own_N])
+        mine = gain * scores_N[own_N]
+        won_N[own_N] = (
+            np.searchsorted(others, mine, side="left") + np.searchsorted(others, mine, side="right")
+        ) / 2
     return won_N
+
+
+def _won_within(
+    scores_N: Floats, positive_N: NDArray[np.bool_], codes: NDArray[np.int64]
+) -> Floats:
+    """Pairs ordered rightly (G,) among those that lie in one unit."""
+    ranks_N = np.unique(scores_N, return_inverse=True)[1]
+    # Sorted by unit first, an item also beats all negatives of earlier units: taken off again.
+    won_N = _pairs_won((codes * len(codes) + ranks_N).astype(np.float64), positive_N)
+    negatives_G = np.bincount(codes, weights=~positive_N)
+    earlier_G = np.cumsum(negatives_G) - negatives_G
+    within_N = np.where(positive_N, won_N - earlier_G[codes], 0.0)
+    return np.bincount(codes, weights=within_N).astype(np.float64)
 
 
 def _weighted_auc(

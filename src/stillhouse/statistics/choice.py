@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.statistics.interval import Floats, Interval
@@ -75,7 +75,7 @@ def choose_interval(difference: Difference, level: float) -> Interval:
     if error <= 1e-12 * max(1.0, float(np.abs(difference.values).max())):
         return _score(difference, level, "tango-clustered", "all units differ by the same amount")
     df = float(satterthwaite_df(difference.sizes))
-    reach = float(stats.t.ppf((1 + level) / 2, df)) * error
+    reach = float(special.stdtrit(df, (1 + level) / 2)) * error
     low, high = difference.estimate - reach, difference.estimate + reach
     if units < FEW_UNITS:
         method = "t" if clusters is None else "cr2"
@@ -117,7 +117,7 @@ def _score(difference: Difference, level: float, method: str, why: str) -> Inter
     else:
         span = difference.span or float(np.abs(values_N).max())
         step = (squares + span**2) / (total + span)
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
     gains = float(values_N[values_N > 0].sum()) / step
     losses = float(-values_N[values_N < 0].sum()) / step
     shrink, df, effect = 1.0, None, 1.0
@@ -126,7 +126,7 @@ def _score(difference: Difference, level: float, method: str, why: str) -> Inter
         independent = (gains + losses - (gains - losses) ** 2 / pairs) * (step / pairs) ** 2
         if independent > 0:
             effect = max(1.0, _variance(difference) / independent)
-        shrink = effect * (float(stats.t.ppf((1 + level) / 2, df)) / z) ** 2
+        shrink = effect * (float(special.stdtrit(df, (1 + level) / 2)) / z) ** 2
     low, high = tango_bounds(gains / shrink, losses / shrink, pairs / shrink, z)
     note = f"Tango score interval: {why}"
     if method == "tango-clustered":

@@ -76,8 +76,10 @@ def sign_flip_test(
     """
     values = check_values(differences, "differences")
     values = values[values != 0]
+    if len(values) == 0:
+        return SignFlip(1.0, "enumeration", 0, None)
     if side == "less":
-        return sign_flip_test(-values if len(values) else [0.0], rng=rng, flips=flips)
+        return sign_flip_test(-values, rng=rng, flips=flips)
     target = abs(float(values.sum())) if side == "two-sided" else float(values.sum())
     sizes = np.abs(values)
     steps = _as_steps(sizes)
@@ -107,8 +109,6 @@ def _choose(upper: float, lower: float, side: Side) -> float:
 
 def _as_steps(sizes: Floats) -> NDArray[np.int64] | None:
     """Sizes as whole multiples of a common step, where that keeps the convolution affordable."""
-    if len(sizes) == 0:
-        return np.ones(0, dtype=np.int64)
     for step in (1.0, float(sizes.min())):
         ratio = sizes / step
         whole = np.rint(ratio)
@@ -122,9 +122,7 @@ def _as_steps(sizes: Floats) -> NDArray[np.int64] | None:
 
 def _convolve(steps: NDArray[np.int64], target: float) -> float:
     """P(sum of +-steps >= target), adding positive terms only: small tails keep their digits."""
-    if len(steps) == 0:
-        return 1.0
-    share = np.ones(1)  # of sums counted in steps above -sum(steps), two at a time
+    share = np.ones(1)  # share[k] = P(sum = 2 k - sum(steps))
     for step in np.sort(steps):
         longer = np.zeros(len(share) + step)
         longer[: len(share)] = share / 2

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.statistics.interval import Floats, Interval, check_level
@@ -30,29 +30,18 @@ _HALVINGS = 42  # of an interval at most 2 wide: 5e-13
 def tango_bounds(b: ArrayLike, c: ArrayLike, n: ArrayLike, z: float) -> tuple[Floats, Floats]:
     """Lower and upper bounds of p_b - p_c, elementwise; counts may be fractional."""
     b, c, n = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (b, c, n)))
-
-    def excess(delta: Floats) -> tuple[Floats, Floats]:
+    side = np.array([1.0, -1.0]).reshape(2, *[1] * b.ndim)  # the lower bound, then the upper
+    inside = np.broadcast_to((b - c) / n, (2, *b.shape))
+    outside = np.broadcast_to(-side, inside.shape)
+    for _ in range(_HALVINGS):
+        delta = (inside + outside) / 2
         linear = (2 * n - b + c) * delta - b - c
-        root = np.sqrt(np.maximum(linear**2 + 8 * n * c * delta * (1 - delta), 0.0))
-        share = (root - linear) / (4 * n)
-        spread = np.sqrt(np.maximum(n * (2 * share + delta * (1 - delta)), 0.0))
-        return b - c - n * delta, z * spread
-
-    estimate = (b - c) / n
-    outside, inside = np.full(b.shape, -1.0), estimate.copy()
-    for _ in range(_HALVINGS):
-        middle = (outside + inside) / 2
-        distance, allowed = excess(middle)
-        kept = distance <= allowed
-        inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
-    low = outside
-    outside, inside = np.full(b.shape, 1.0), estimate.copy()
-    for _ in range(_HALVINGS):
-        middle = (outside + inside) / 2
-        distance, allowed = excess(middle)
-        kept = distance >= -allowed
-        inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
-    return low, outside
+        cells = delta * (1 - delta)
+        share = (np.sqrt(np.maximum(linear * linear + 8 * n * c * cells, 0.0)) - linear) / (4 * n)
+        spread = np.sqrt(np.maximum(n * (2 * share + cells), 0.0))
+        kept = side * (b - c - n * delta) <= z * spread
+        inside, outside = np.where(kept, delta, inside), np.where(kept, outside, delta)
+    return outside[0], outside[1]
 
 
 def tango_interval(only_a: int, only_b: int, n: int, level: float = 0.90) -> Interval:
@@ -63,7 +52,7 @@ def tango_interval(only_a: int, only_b: int, n: int, level: float = 0.90) -> Int
     check_level(level)
     if n < 1 or only_a < 0 or only_b < 0 or only_a + only_b > n:
         raise InputError(f"{only_a} and {only_b} discordant pairs do not fit into n = {n}")
-    low, high = tango_bounds(only_a, only_b, n, float(stats.norm.ppf((1 + level) / 2)))
+    low, high = tango_bounds(only_a, only_b, n, float(special.ndtri((1 + level) / 2)))
     discordant = only_a + only_b
     return Interval(
         estimate=(only_a - only_b) / n,
