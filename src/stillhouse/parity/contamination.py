@@ -21,7 +21,6 @@ from stillhouse.exchanges.errors import InputError
 from stillhouse.parity.items import Item
 from stillhouse.parity.likeness import (
     FEWEST_WORDS,
-    Encoded,
     Rarity,
     likeness,
     likeness_of_pairs,
@@ -251,17 +250,13 @@ class _Check:
         scores: list[float] = []
         pairs: list[tuple[str, str]] = []
         for split in (train, test):
-            long = [item for item in split if _is_long(item.variable)]
-            share = HONEST * len(long) // max(1, len(train) + len(test)) + 1
-            chosen = rng.permutation(len(long))[:share]
-            names = {group: n for n, group in enumerate({item.group: 0 for item in long})}
-            group_N = np.array([names[item.group] for item in long], dtype=np.int64)
-            keys = [_key(item.variable) for item in long]
-            corpus = self.rarity.encode([item.variable for item in long])
-            best, other = _best_elsewhere(corpus.rows(chosen), chosen, corpus, group_N, keys)
+            long = [n for n, item in enumerate(split) if _is_long(item.variable)]
+            count = HONEST * len(long) // max(1, len(train) + len(test)) + 1
+            chosen = np.array(rng.permutation(long)[:count], dtype=np.int64)
+            best, other = _best_elsewhere(split, chosen, self.rarity)
             scores += best.tolist()
             pairs += [
-                (long[int(i)].variable, long[int(o)].variable if o >= 0 else "")
+                (split[int(i)].variable, split[int(o)].variable if o >= 0 else "")
                 for i, o in zip(chosen, other, strict=True)
             ]
         order = rng.permutation(len(scores))
@@ -272,9 +267,8 @@ class _Check:
         found: dict[tuple[int, int], tuple[Kind, float]] = {}
         queries = [item.variable for item in self.test]
         long_q = np.array([_is_long(text) for text in queries], dtype=bool)
-        long_c = np.array([_is_long(text) for text in corpus], dtype=bool)
         for rows, cols, scores in likeness(self.rarity.encode(queries), self.rarity.encode(corpus)):
-            hit = (scores >= self.threshold) & long_q[rows] & long_c[cols]
+            hit = (scores >= self.threshold) & long_q[rows]
             for q, c, score in zip(rows[hit], cols[hit], scores[hit], strict=True):
                 found[int(q), int(c)] = ("near", float(score))
         for kind, key in (("normalised", _key), ("exact", str.strip)):
@@ -288,24 +282,28 @@ class _Check:
 
 
 def _best_elsewhere(
-    queries: Encoded,
-    chosen: NDArray[np.int64],
-    corpus: Encoded,
-    group_N: NDArray[np.int64],
-    keys: Sequence[str],
+    split: Sequence[Item], chosen: NDArray[np.int64], rarity: Rarity
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The best likeness of `chosen` items to items of other groups and words, and which (or -1)."""
     best = np.zeros(len(chosen))
     other = np.full(len(chosen), -1, dtype=np.int64)
-    numbered = {key: n for n, key in enumerate(dict.fromkeys(keys))}
-    key_N = np.array([numbered[key] for key in keys], dtype=np.int64)
-    for rows, cols, scores in likeness(queries, corpus):
+    group_N = _numbered([item.group for item in split])
+    words_N = _numbered([_key(item.variable) for item in split])
+    corpus = rarity.encode([item.variable for item in split])
+    for rows, cols, scores in likeness(corpus.rows(chosen), corpus):
         me = chosen[rows]
-        apart = (group_N[me] != group_N[cols]) & (key_N[me] != key_N[cols])
+        apart = (group_N[me] != group_N[cols]) & (words_N[me] != words_N[cols])
         rows, cols, scores = rows[apart], cols[apart], scores[apart]
         order = np.argsort(scores, kind="stable")
         best[rows[order]] = scores[order]  # the last one written is the largest
         other[rows[order]] = cols[order]
     return best, other
+
+
+def _numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    """Equal names, equal numbers."""
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _threshold(planted: NDArray[np.float64], honest: NDArray[np.float64]) -> float:

@@ -32,6 +32,7 @@ ENOUGH = 8  # words or pairs that no other text has
 COMMON = 0.1
 FEWEST_WORDS = 5  # below, near copies and honest short texts look alike
 BLOCK = 256
+PAIRS_AT_ONCE = 4_000_000
 
 # Scripts without spaces between words: each character is a word.
 WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
@@ -124,8 +125,9 @@ def likeness(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
     """Blocks of (query index, corpus index, likeness) of all pairs that share anything rare."""
     corpus_FN = corpus.steps.T.tocsr()
-    for start in range(0, queries.near.shape[0], BLOCK):
-        shared = (queries.near[start : start + BLOCK] @ corpus_FN).tocoo()
+    block = max(1, min(BLOCK, PAIRS_AT_ONCE // max(1, corpus.near.shape[0])))
+    for start in range(0, queries.near.shape[0], block):
+        shared = (queries.near[start : start + block] @ corpus_FN).tocoo()
         rows = shared.row.astype(np.int64) + start
         cols = shared.col.astype(np.int64)
         whole = _whole(queries.totals[rows], corpus.totals[cols], queries.enough)

