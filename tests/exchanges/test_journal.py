@@ -45,7 +45,9 @@ def indices(path: Path) -> list[int]:
     return [record["index"] for record in read_journal(path).records]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(records_of_any_kind, records_of_any_kind)
 def test_records_come_back_unchanged_also_after_reopening(
     tmp_path: Path, first: list[dict[str, Any]], second: list[dict[str, Any]]

@@ -121,8 +121,9 @@ def compact(folder: Path) -> Compaction:
                 if journal.repair:
                     repairs.append(journal.repair)
                 if journal.count:
+                    part = _part(journal)
                     table = _read_exchanges(journal)
-                    written += write_part(folder, table, part=_part(journal))
+                    written += write_part(folder, table, part=part)
                     exchanges += len(table)
                 storage.remove(path)
     return Compaction(

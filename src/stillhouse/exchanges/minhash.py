@@ -7,6 +7,7 @@ hash, and of that a code from 1 to 15; 0 means that the bin is empty.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,11 @@ class SkeletonHash:
     """
 
     def __init__(self, digests: KeyedDigests):
-        seed = np.frombuffer(digests.key("skeleton-signature/polynomial"), np.uint64)
-        random = np.random.Generator(np.random.Philox(key=seed[:2]))
-        self._values = random.integers(0, 2**64, 256, dtype=np.uint64)
+        seed = digests.key("skeleton-signature/polynomial")
+        random = np.frombuffer(hashlib.shake_256(seed).digest(257 * 8), "<u8")
+        self._values = random[:256].astype(np.uint64)
         # 5 modulo 8: the odd residues whose powers stay far from 1 longest.
-        base = int(random.integers(0, 2**61)) * 8 + 5
+        base = int(random[256]) & ~7 | 5
         self._powers = _powers(base, _BLOCK_BYTES + 1)
         self._inverses = _powers(pow(base, -1, 2**64), _BLOCK_BYTES + 1)
         key = digests.key("skeleton-signature/permutation")[:16]
@@ -55,6 +56,8 @@ class SkeletonHash:
 
     def signature(self, skeleton_text: str) -> bytes:
         """Return the 64-byte signature of a skeleton (all zero for an empty one)."""
+        if not skeleton_text:
+            return bytes(SIGNATURE_BYTES)
         codes_K = np.zeros(_BINS, np.uint8)
         hashes_N = self._permute(self._shingle_hashes(skeleton_text.encode()))
         hashes_N.sort()
@@ -64,8 +67,6 @@ class SkeletonHash:
         return (codes_K[:SIGNATURE_BYTES] | codes_K[SIGNATURE_BYTES:] << 4).tobytes()
 
     def _shingle_hashes(self, words: bytes) -> NDArray[np.uint64]:
-        if not words:
-            return np.empty(0, np.uint64)
         padded = np.frombuffer(b" %b " % words, np.uint8)
         spaces_W = (padded == ord(" ")).nonzero()[0]
         run = min(SHINGLE_WORDS, len(spaces_W) - 1)
@@ -96,9 +97,9 @@ class SkeletonHash:
         encryptor: CipherContext | None = getattr(self._local, "encryptor", None)
         if encryptor is None:
             encryptor = self._local.encryptor = self._cipher.encryptor()
-        blocks_N2 = np.zeros((len(hashes_N), 2), np.uint64)
+        blocks_N2 = np.zeros((len(hashes_N), 2), "<u8")
         blocks_N2[:, 0] = hashes_N
-        permuted = np.frombuffer(encryptor.update(blocks_N2.data.cast("B")), np.uint64)
+        permuted = np.frombuffer(encryptor.update(blocks_N2.data.cast("B")), "<u8")
         return permuted[::2].copy()
 
 
