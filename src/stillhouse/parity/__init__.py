@@ -20,6 +20,7 @@ from stillhouse.parity.baselines import (
     nearest_answers,
     tfidf_answers,
 )
+from stillhouse.parity.card import write_model_card
 from stillhouse.parity.comparisons import Comparison
 from stillhouse.parity.contamination import ContaminationReport, Hit, check_contamination
 from stillhouse.parity.cost import (
@@ -48,7 +49,9 @@ from stillhouse.parity.items import (
 from stillhouse.parity.judgement import JudgeConfig, Judgement, SheetResult
 from stillhouse.parity.judging import judge
 from stillhouse.parity.outcomes import Outcome, count, read_outcomes
+from stillhouse.parity.plots import Curve
 from stillhouse.parity.reading import DataSpec, read_items
+from stillhouse.parity.report import ReportFiles, ReportInputs, write_report
 from stillhouse.parity.scores import MEASURES, Metric, bits_per_byte
 from stillhouse.parity.splitting import Split, Splits, divide, find_seed, read_splits
 from stillhouse.parity.verdict import MarginRecord, TeacherGate, Verdict, teacher_gate
@@ -60,6 +63,7 @@ __all__ = [
     "Comparison",
     "ContaminationReport",
     "CostReport",
+    "Curve",
     "DataSpec",
     "Example",
     "Fitted",
@@ -72,6 +76,8 @@ __all__ = [
     "ModelCost",
     "Outcome",
     "Price",
+    "ReportFiles",
+    "ReportInputs",
     "SheetResult",
     "Speed",
     "Split",
@@ -107,4 +113,6 @@ __all__ = [
     "tfidf_answers",
     "time_price",
     "write_answers",
+    "write_model_card",
+    "write_report",
 ]

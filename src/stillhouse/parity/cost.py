@@ -15,10 +15,11 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.parity.answers import Answers
-from stillhouse.statistics import Interval, paired_difference
+from stillhouse.statistics import Interval
 from stillhouse.teachers.chat import Reply
 
 NOT_MEASURED = "not measured here"
@@ -106,8 +107,8 @@ class TrainingCost:
 class CostReport:
     """Both models side by side. `break_even_*`: requests after which the student has paid off.
 
-    None where a price is unknown, or the student is not the cheaper one. `without_teacher` leaves the
-    teacher's part of the cost out.
+    None where a price is unknown, or the student is not the cheaper one. `..._without_teacher`
+    leaves the teacher's part of the training cost out.
     """
 
     teacher: ModelCost
@@ -145,8 +146,9 @@ def speed_of(timed: Timed, *, runtime: str, peak_memory_bytes: int | None = None
 def speedup_of(teacher: Timed, student: Timed, *, alpha: float = 0.05) -> Interval | None:
     """How many times faster the student is: geometric mean over batches timed back to back.
 
-    Two-sided at 1 - 2 alpha, by the t interval or bootstrap of the log ratio. None for fewer than
-    two batches. Raises InputError when the two were not timed under the same conditions.
+    Two-sided at 1 - 2 alpha: the t interval of the log ratio over batches, each averaged over its
+    repeats (over repeats where there is one batch). None for a single timing. Raises InputError
+    when the two were not timed under the same conditions.
     """
     for name in ("dtype", "threads", "batch_size"):
         pair = getattr(teacher, name), getattr(student, name)
@@ -157,26 +159,23 @@ def speedup_of(teacher: Timed, student: Timed, *, alpha: float = 0.05) -> Interv
             )
     if teacher.batch_us.shape != student.batch_us.shape:
         raise InputError("teacher and student were timed on different batches")
-    log_B = np.log(teacher.batch_us / student.batch_us).mean(axis=0)
-    if len(log_B) < 2:
+    log_RB = np.log(teacher.batch_us / student.batch_us)
+    units = log_RB.mean(axis=0) if log_RB.shape[1] > 1 else log_RB[:, 0]
+    if len(units) < 2:
         return None
-    found = paired_difference(
-        log_B,
-        np.zeros_like(log_B),
-        level=1 - 2 * alpha,
-        rng=np.random.default_rng(0),
-        value_range=max(1.0, float(np.abs(log_B).max())),
-    )
+    df = len(units) - 1
+    middle = float(units.mean())
+    reach = float(student_t.ppf(1 - alpha, df) * units.std(ddof=1) / math.sqrt(len(units)))
     return Interval(
-        estimate=math.exp(found.estimate),
-        low=math.exp(found.low),
-        high=math.exp(found.high),
-        level=found.level,
-        method=found.method,
-        n=found.n,
-        clusters=found.clusters,
-        df=found.df,
-        note=f"of the log ratio over batches; {found.note}",
+        estimate=math.exp(middle),
+        low=math.exp(middle - reach),
+        high=math.exp(middle + reach),
+        level=1 - 2 * alpha,
+        method="t",
+        n=len(units),
+        clusters=None,
+        df=float(df),
+        note=f"t({df}) of the log ratio over {len(units)} batches timed back to back",
     )
 
 

@@ -314,11 +314,12 @@ def _warnings(
             "the two models did not answer in the same way: teacher by {}, student by {}; each "
             "way is scored apart below".format(*told)
         )
-    if len(student.counts) < 3:
+    if len(student.counts) == 1:
         found.append(
-            f"{len(student.counts)} training seed{'s' * (len(student.counts) > 1)}: how much "
-            "another seed would change the student is not, or barely, part of this interval"
+            "one training seed: how much another would change the student is not in this interval"
         )
+    elif len(student.counts) == 2:
+        found.append("two training seeds: their spread is poorly known")
     if config.margin_record is None:
         found.append("nothing records that the margin was fixed before the answers were seen")
     if config.reference == "teacher":

@@ -231,10 +231,12 @@ def _checked_scores(task: Task, item: Item, reply: Reply) -> tuple[float, ...] |
 
 
 def _shown(task: Task, reply: Reply, scores: tuple[float, ...] | None) -> str:
+    """The text, or the chosen label with each label's log-probability."""
     if scores is None:
         return reply.text
     pairs = zip(task.labels, scores, strict=True)
-    return ", ".join(f"{label} {score:.2f}" for label, score in pairs)
+    best = task.labels[scores.index(max(scores))]
+    return f"{best}\n" + ", ".join(f"{label} {score:.2f}" for label, score in pairs)
 
 
 def _fold(text: str) -> str:

@@ -156,11 +156,12 @@ def open_bench(
 
 def channel_scores(bench: Bench, sheet: Sheet, measure: Measure) -> tuple[ChannelScore, ...]:
     """Score free text, constrained and label-scored answers apart (first seed)."""
-    outcomes = sheet.seeds[0]
+    first = Sheet(name=sheet.name, seeds=sheet.seeds[:1])
+    (outcomes,) = first.seeds
     scores = []
     for channel in sorted({outcome.channel for outcome in outcomes} - {"none"}):
         rows = [row for row, outcome in enumerate(outcomes) if outcome.channel == channel]
-        value = mean_of(bench.subset(rows), sheet.subset(rows), measure)
+        value = mean_of(bench.subset(rows), first.subset(rows), measure)
         scores.append(ChannelScore(channel=channel, answers=len(rows), value=value))
     return tuple(scores)
 

@@ -96,7 +96,15 @@ def decide(
     test = noninferiority(interval, margin)
     return Verdict(
         outcome=test.verdict,
-        sentence=_sentence(test.verdict, interval, margin, measure.unit, names, alpha),
+        sentence=_sentence(
+            test.verdict,
+            interval,
+            names,
+            measure.unit,
+            sure=f"{100 * (1 - alpha):.0f} % confidence",
+            allowed=("the margin" if margin_record is None else "the margin fixed before the run")
+            + f" allows {amount(margin, measure.unit)}",
+        ),
         metric=measure.name,
         unit=measure.unit,
         margin=margin,
@@ -156,29 +164,27 @@ def amount(value: float, unit: str) -> str:
 def _sentence(
     outcome: Outcome,
     interval: Interval,
-    margin: float,
-    unit: str,
     names: tuple[str, str],
-    alpha: float,
+    unit: str,
+    *,
+    sure: str,
+    allowed: str,
 ) -> str:
     student, teacher = names
-    sure = f"{100 * (1 - alpha):.0f} % confidence"
-    allowed = amount(margin, unit)
     lost = amount(abs(interval.low), unit)
-    if outcome == "non-inferior":
-        if interval.low >= 0:
-            found = f"{student} is better than {teacher} by at least {lost} ({sure})"
-        else:
-            found = f"{student} loses at most {lost} against {teacher} ({sure})"
-        return f"{_capital(found)}; the margin fixed before the run allows {allowed}."
-    if outcome == "inferior":
+    if outcome == "non-inferior" and interval.low >= 0:
+        found = f"{student} is better than {teacher} by at least {lost} ({sure}); {allowed}."
+    elif outcome == "non-inferior":
+        found = f"{student} loses at most {lost} against {teacher} ({sure}); {allowed}."
+    elif outcome == "inferior":
         worse = amount(abs(interval.high), unit)
-        found = f"{student} loses at least {worse} against {teacher} ({sure})"
-        return f"{_capital(found)}; the margin fixed before the run allows {allowed}."
-    return (
-        f"{_capital(student)} may lose up to {lost} against {teacher} ({sure}), and the margin "
-        f"fixed before the run allows {allowed}: these items do not settle it."
-    )
+        found = f"{student} loses at least {worse} against {teacher} ({sure}); {allowed}."
+    else:
+        found = (
+            f"{student} may lose up to {lost} against {teacher} ({sure}), and {allowed}: "
+            "these items do not settle it."
+        )
+    return _capital(found)
 
 
 def _capital(text: str) -> str:
