@@ -16,7 +16,9 @@ from stillhouse.teachers.endpoint import EndpointSettings, EndpointTeacher, Time
 from stillhouse.teachers.labelling import LabelSettings, label, open_journal
 from stillhouse.teachers.pacing import Backoff
 
-QUICK = LabelSettings(backoff=Backoff(base_us=1_000, highest_us=5_000), max_attempts=4)
+QUICK = LabelSettings(
+    backoff=Backoff(base_us=1_000, highest_us=5_000), max_attempts=4, start_concurrency=8
+)
 PRICE = Price.per_token(100, 1_000)
 
 

@@ -17,17 +17,20 @@ def simulate(
     *,
     refused: float = 0.0,
     shed: bool = False,
+    noise: float = 0.0,
+    seed: int = 1,
 ) -> list[tuple[int, float]]:
     """(limit, goodput per second) by tenths of a second of a server with a service rate.
 
     Above its capacity it either queues (latency grows) or, with `shed`, refuses the rest.
     """
     limit = AdaptiveLimit(start=2, highest=512)
-    rng = random.Random(1)
+    rng = random.Random(seed)
     now_s, history = 0.0, []
     while now_s < seconds:
-        offered = limit.limit / latency_s * 0.1
-        served = min(offered, capacity_per_s * 0.1)
+        speed = rng.lognormvariate(0, noise) if noise else 1.0
+        offered = limit.limit / latency_s * 0.1 * speed
+        served = min(offered, capacity_per_s * 0.1 * speed)
         answers = int(offered if shed else served)
         good = 0
         for i in range(answers):
@@ -46,6 +49,13 @@ def test_the_limit_grows_until_the_server_gives_no_more():
     assert history[-1][0] <= 300
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_noisy_machine_does_not_keep_the_limit_low(seed):
+    history = simulate(2_000, 0.02, 20, refused=0.05, noise=0.3, seed=seed)
+    late = history[50:]
+    assert sum(limit >= 40 for limit, _ in late) >= 0.8 * len(late)
+
+
 def test_refusals_at_random_do_not_throttle_the_run():
     history = simulate(2_000, 0.05, 20, refused=0.05)
     assert sum(good for _, good in history[50:]) / len(history[50:]) >= 0.85 * 2_000
@@ -61,7 +71,7 @@ def test_a_server_that_sheds_load_is_asked_for_about_what_it_takes():
 def test_the_limit_stays_between_one_and_the_highest():
     limit = AdaptiveLimit(start=8, highest=16)
     for now_us in range(2_000):
-        limit.note(refused=now_us % 3 != 0, now_us=now_us * 10)
+        limit.note(refused=now_us % 3 != 0, now_us=now_us * 5_000)
         assert 1 <= limit.limit <= 16
     assert limit.limit <= 2
 
@@ -76,8 +86,8 @@ def test_a_wait_is_never_shorter_than_asked_for_nor_longer_than_the_ceiling(atte
 def test_waits_are_jittered_over_the_whole_range():
     rng = random.Random(0)
     waits = [Backoff().wait_us(1, None, rng) for _ in range(400)]
-    assert min(waits) < 10_000
-    assert max(waits) > 240_000
+    assert min(waits) < 5_000
+    assert max(waits) > 95_000
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class LabelSettings:
     """How a run behaves. `concurrency` is the most requests in flight; it adapts below that."""
 
     concurrency: int = 64
-    start_concurrency: int = 8
+    start_concurrency: int = 16
     max_attempts: int = 6
     backoff: Backoff = field(default_factory=Backoff)
     template_allowance_tokens: int = TEMPLATE_ALLOWANCE_TOKENS
