@@ -66,7 +66,7 @@ class ReportFiles:
 def write_report(folder: Path, inputs: ReportInputs) -> ReportFiles:
     """Write `report.html` and `report.json` into `folder`, atomically."""
     files = ReportFiles(page=folder / "report.html", data=folder / "report.json")
-    body = json.dumps(report_json(inputs), indent=1, sort_keys=True, allow_nan=False)
+    body = json.dumps(report_json(inputs), indent=1, allow_nan=False)
     write_atomic(files.data, body.encode() + b"\n")
     write_atomic(files.page, render_page(inputs).encode("utf-8", "replace"))
     return files
