@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.exchanges import InputError, storage
 from stillhouse.students.adapters import merged
-from stillhouse.teachers.weights import read_model
+from stillhouse.teachers.weights import read_model, without_bars
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
             "a student stands here already", place=str(folder), repair="remove or rename it"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with storage.replacing(folder) as temporary:
+    with storage.replacing(folder) as temporary, without_bars():
         merged(model).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
@@ -11,6 +12,9 @@ import transformers
 from stillhouse.exchanges import InputError
 from stillhouse.exchanges.canonical import content_digest
 from stillhouse.exchanges.storage import sha256_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,24 +52,32 @@ def read_model(
     if gguf_file is not None:
         where["gguf_file"] = gguf_file
         extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    bars: Any = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **where)
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], **where, **extra
-        )
+        with without_bars():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **where)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], **where, **extra
+            )
     except Exception as error:
         raise InputError(
             f"cannot read a causal language model here: {type(error).__name__}: {error}",
             place=str(path / (gguf_file or "")),
             repair="check that the folder is complete: config.json, weights, tokenizer.json",
         ) from error
+    return model.eval(), tokenizer, files
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars off the terminal (its GGUF reader's cannot be)."""
+    bars: Any = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
     finally:
         if shown:
             bars.enable_progress_bar()
-    return model.eval(), tokenizer, files
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
