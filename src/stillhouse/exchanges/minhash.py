@@ -63,7 +63,7 @@ class SkeletonHash:
         hashes_N.sort()
         falling_N = hashes_N[::-1]
         # Of several values for one bin the last assignment stays: the smallest.
-        codes_K[falling_N >> _BIN_SHIFT] = falling_N % _CODES + 1
+        codes_K[falling_N >> _BIN_SHIFT] = (falling_N % _CODES).astype(np.uint8) + 1
         return (codes_K[:SIGNATURE_BYTES] | codes_K[SIGNATURE_BYTES:] << 4).tobytes()
 
     def _shingle_hashes(self, words: bytes) -> NDArray[np.uint64]:

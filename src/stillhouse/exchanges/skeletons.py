@@ -47,6 +47,7 @@ _DIRECTED = re.compile(
 # The capital comes first so that the search can skip to it.
 _NAMES = r"[{0}](?<=[\w,;\2] [{0}])[\w']*+(?: [{0}][\w']*+)*+"
 _NAMES_ASCII = re.compile(_NAMES.format("A-Z").encode())
+_MASK_RUNS = [(m, re.compile(m + b"(?: " + m + b")++")) for m in (b"#", b"@", b'"')]
 _DIGIT_WORD = re.compile(rb"#[^ ]++")
 _COMMON = {"\u2019": "'", "\u2013": "-", "\u2014": "-", "\u2026": ".", "\u00a0": " ", "\u2022": "*"}
 _REMEMBERED = 0x20000
@@ -108,16 +109,13 @@ def _tidy(words: bytes) -> bytes:
         # To the right of the first digit, then, on the reversed text, to the left of it.
         words = _DIGIT_WORD.sub(b"#", words)
         words = _DIGIT_WORD.sub(b"#", words[::-1])[::-1]
-    words = _halve(words, b"  ", b" ").strip(b" ")
-    for mask in (b"#", b"@", b'"'):
-        words = _halve(words, mask + b" " + mask, mask)
-    return words
-
-
-def _halve(words: bytes, pair: bytes, single: bytes) -> bytes:
-    # Each pass halves every run, so all passes together are linear.
-    while pair in words:
-        words = words.replace(pair, single)
+    # Each pass halves every run of spaces, so all passes together are linear.
+    while b"  " in words:
+        words = words.replace(b"  ", b" ")
+    words = words.strip(b" ")
+    for mask, run in _MASK_RUNS:
+        if words.count(mask) > 1:
+            words = run.sub(mask, words)
     return words
 
 
