@@ -154,7 +154,7 @@ def test_the_report_says_what_is_unknown() -> None:
     )
     assert unknown.break_even is None
     assert unknown.speedup is None
-    assert "speed of the teacher: not measured here" in unknown.notes
+    assert "speed of teacher: not measured here" in unknown.notes
     assert "what labelling cost is unknown" in unknown.notes
     dear = cost_report(model("teacher", 3), model("student", 3), training)
     assert any("never pays off" in note for note in dear.notes)
@@ -169,7 +169,13 @@ def test_time_and_money_round_up() -> None:
 
 @pytest.mark.parametrize(
     ("nano", "text"),
-    [(0, "$0.00"), (1_234_560_000_000, "$1,234.56"), (35_100, "$0.000035"), (5_930_000, "$0.0059")],
+    [
+        (0, "$0.00"),
+        (1_234_560_000_000, "$1,234.56"),
+        (46_134_460, "$0.046"),
+        (35_100, "$0.000035"),
+        (5_930_000, "$0.0059"),
+    ],
 )
 def test_dollars_keep_two_digits(nano: int, text: str) -> None:
     assert dollars(nano) == text

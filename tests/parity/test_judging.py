@@ -51,6 +51,13 @@ def test_a_student_as_good_as_its_teacher_is_noninferior() -> None:
     assert (found.tally.only_teacher, found.tally.only_student) == (2, 2)
 
 
+def test_a_models_name_keeps_its_spelling_in_the_sentence() -> None:
+    config = dataclasses.replace(CONFIG, student_name="gpt-x", margin_record=None)
+    sentence = judge(ITEMS, TEACHER, TEACHER, {}, config).verdict.sentence
+    assert sentence.startswith("gpt-x loses at most")
+    assert "fixed before the run" not in sentence
+
+
 def test_a_much_worse_student_is_inferior() -> None:
     found = judge(ITEMS, TEACHER, sheet(flipped(GOLDS, range(80))), {}, CONFIG)
     assert found.verdict.outcome == "inferior"

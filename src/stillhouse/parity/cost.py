@@ -265,7 +265,7 @@ def _notes(
         notes.append("what training cost is unknown")
     for model in (teacher, student):
         if model.speed is None:
-            notes.append(f"speed of the {model.name}: {model.speed_note}")
+            notes.append(f"speed of {model.name}: {model.speed_note}")
     return tuple(notes)
 
 
@@ -277,9 +277,9 @@ def time_price(us: int | None, nano_per_hour: int | None) -> int | None:
 
 
 def dollars(nano: int) -> str:
-    """Nano-dollars for a reader: two decimals, or two significant digits below a cent."""
+    """Nano-dollars for a reader: two decimals, or two significant digits below ten cents."""
     value = nano / _NANO
-    if value == 0 or abs(value) >= 0.01:
+    if value == 0 or abs(value) >= 0.1:
         return f"${value:,.2f}"
     places = 1 - math.floor(math.log10(abs(value)))
     return f"${value:.{places}f}"

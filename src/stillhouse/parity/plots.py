@@ -189,11 +189,12 @@ def _levels(axes: Axes, levels: Sequence[Point]) -> None:
         last = max(level.quality, last + 0.052 * (top - bottom))
         axes.annotate(
             f"{level.label}  {level.quality:.1f}",
-            (0.006, last),
+            (0.012, last),
             xycoords=("axes fraction", "data"),
-            va="bottom",
+            va="center",
             fontsize=9,
             color=_COLOURS["muted"],
+            bbox={"facecolor": _COLOURS["paper"], "edgecolor": "none", "pad": 1.5},
         )
 
 

@@ -156,7 +156,7 @@ def _quality(judgement: Judgement, cost: CostReport | None) -> str:
     label, teacher, student = axis
     costs = {judgement.teacher.name: teacher, judgement.student.name: student}
     points = [_point(sheet, costs.get(sheet.name)) for sheet in judgement.sheets]
-    quality = f"{wording.metric_title(judgement)} ({judgement.verdict.unit})"
+    quality = wording.label(wording.metric_title(judgement), 36)
     return quality_against_cost(points, label, quality)
 
 

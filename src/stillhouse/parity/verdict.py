@@ -188,4 +188,5 @@ def _sentence(
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """A capital for an article; a model's name is left as it is."""
+    return f"The {text[4:]}" if text.startswith("the ") else text

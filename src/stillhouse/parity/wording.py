@@ -136,7 +136,7 @@ def in_short(judgement: Judgement, cost: CostReport | None) -> list[str]:
             f"{cost.speedup.low:.1f} times): same runtime, precision, batch and threads."
         )
     if cost is not None and cost.break_even is not None:
-        found.append(f"It has paid for itself after {cost.break_even:,} requests.")
+        found.append(f"It pays for itself after {cost.break_even:,} requests.")
     return found
 
 
