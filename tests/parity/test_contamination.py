@@ -17,6 +17,7 @@ from stillhouse.parity.likeness import (
     COMMON,
     ENOUGH,
     GAP,
+    MOST,
     SHORTEST,
     Rarity,
     likeness,
@@ -268,7 +269,7 @@ def slow_likeness(query: str, other: str, texts: list[str]) -> float:
             count = df.get(feature)
             if count is None:
                 total += math.log(max(n, 2))
-            elif count <= max(10, COMMON * n):
+            elif count <= min(max(10, COMMON * n), MOST):
                 total += math.log(n / count)
         return total
 

@@ -2,8 +2,8 @@
 
 Words alone would take two invoices of one layout for copies of each other. So a text is its words
 and the ordered pairs of words near each other, each weighing log(N / df): what many of the N texts
-share weighs little, and what more than a tenth of them share weighs nothing. For a query q and a
-corpus text c
+share weighs little, and what more than a tenth of them (or a thousand) share weighs nothing. For a
+query q and a corpus text c
 
     likeness(q, c) = w(near(q) & steps(c)) / clip(W(c), SHORTEST W(q), max(W(q), ENOUGH log N))
 
@@ -30,6 +30,7 @@ GAP = 3  # with one word in five dropped, 99 % of copies keep 0.94 of their weig
 SHORTEST = 0.5  # at 0.6 copies that lack three words in ten are found in 99.0 %, at 0.5 in 99.6 %
 ENOUGH = 8  # words or pairs that no other text has
 COMMON = 0.1
+MOST = 1_000  # texts; bounds the cost, which grows with the square of what a feature is in
 FEWEST_WORDS = 5  # below, near copies and honest short texts look alike
 BLOCK = 256
 PAIRS_AT_ONCE = 4_000_000
@@ -70,7 +71,7 @@ class Rarity:
         self._ids: dict[str, int] = {}
         _, codes = _distinct(*self._pairs(texts, GAP))
         self._codes, df = np.unique(codes, return_counts=True)
-        rare = df <= max(10, COMMON * len(texts))
+        rare = df <= min(max(10, COMMON * len(texts)), MOST)
         self._unseen = float(np.log(max(len(texts), 2)))
         self._weights = np.where(rare, np.log(max(len(texts), 1) / df), 0.0)
 
