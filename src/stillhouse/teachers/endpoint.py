@@ -137,22 +137,23 @@ class EndpointTeacher:
     async def _post(self, body: bytes) -> Attempt:
         session = self._session or self._open()
         # The key goes into the one request, not into the session, whose headers are shown in repr.
-        headers = self._headers
+        sent = self._headers
         if self._key is not None:
-            headers = headers | {"Authorization": f"Bearer {self._key.reveal()}"}
+            sent = sent | {"Authorization": f"Bearer {self._key.reveal()}"}
         async with session.post(
-            self._url, data=body, headers=headers, allow_redirects=False
+            self._url, data=body, headers=sent, allow_redirects=False
         ) as response:
             data = await _read_capped(response)
             if data is None:
                 message = f"the answer is longer than {MAX_ANSWER_BYTES} bytes"
                 return Attempt(Failure(code="answer_too_long", message=message), "bound", "give_up")
+            headers = response.headers
             attempt = read_answer(
-                response.status, data, response.content_type, response.headers.get("Location")
+                response.status, data, headers.get("Content-Type", ""), headers.get("Location")
             )
             if attempt.next == "retry":
                 now = datetime.datetime.now(datetime.UTC)
-                wait_us = parse_retry_after(response.headers.get("Retry-After"), now)
+                wait_us = parse_retry_after(headers.get("Retry-After"), now)
                 return replace(attempt, retry_after_us=wait_us)
             return attempt
 
