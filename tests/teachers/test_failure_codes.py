@@ -6,7 +6,8 @@ import stillhouse.teachers
 SOURCES = sorted(Path(stillhouse.teachers.__file__).parent.glob("*.py"))
 PAGE = Path(__file__).parent.parent.parent / "docs" / "failures.md"
 CODE = re.compile(
-    r'(?:code=|code = |code: str = |_stop\(|_give_up\(|_refused\(|fail\(|Stop\(|Rejected\(|"code": |return )'
+    r"(?:code=|code = |code: str = |\"code\": |return "
+    r"|_stop\(|_give_up\(|_refused\(|fail\(|Stop\(|Rejected\()"
     r'\s*"([a-z]+_?[a-z_]*)"'
 )
 FINISH = {"finish_length", "finish_content_filter", "finish_unknown"}
