@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -304,3 +306,23 @@ def test_no_more_than_the_highest_concurrency_is_in_flight(endpoint, tmp_path):
     settings = dataclasses.replace(QUICK, concurrency=5)
     run(endpoint, tmp_path, prompts(200), settings=settings)
     assert 1 < endpoint.most_in_flight <= 5
+
+
+def test_a_torn_last_line_is_reported_and_only_that_request_is_asked_again(endpoint, tmp_path):
+    run(endpoint, tmp_path, prompts(5))
+    path = tmp_path / "labels.journal"
+    path.write_bytes(path.read_bytes()[:-3])
+    result = run(endpoint, tmp_path, prompts(5))
+    assert result.stopped is None
+    assert len(endpoint.asked) == 6
+    assert any("cut off" in note for note in result.notes)
+    assert any("in flight" in note for note in result.notes)
+
+
+def test_the_room_is_imported_without_torch():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'gguf'): sys.modules[name] = None\n"
+        "import stillhouse.teachers"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,10 +22,10 @@ CANARY_PREFIX = "canary/"
 class Canaries:
     """The rounds of one run; `replies` is the run's own mapping, by key."""
 
-    def __init__(self, scheduler: Scheduler, replies: Mapping[str, Reply]):
+    def __init__(self, scheduler: Scheduler, replies: Mapping[str, Reply], max_tokens: int):
         self._scheduler = scheduler
         self._replies = replies
-        self._requests = canary_requests()
+        self._requests = canary_requests(max_tokens)
 
     async def take_reference(self) -> bool:
         """Ask rounds 0 and 1 unless they are there; return whether they were."""

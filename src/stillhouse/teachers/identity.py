@@ -49,11 +49,13 @@ class IdentityPolicy:
     """What to do when the teacher changes.
 
     "stop" ends the run; "split" goes on and marks every reply with the group it belongs to.
-    `canaries` False compares names alone (for an endpoint that bills too much for 80 questions).
+    `canaries` False compares names alone (for an endpoint that bills too much for 80 questions);
+    `max_tokens` is to be raised for models that think before they answer.
     """
 
     on_change: Literal["stop", "split"] = "stop"
     canaries: bool = True
+    max_tokens: int = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,9 @@ class Change:
         return "; ".join(self.what)
 
 
-def canary_requests() -> tuple[ChatRequest, ...]:
+def canary_requests(max_tokens: int) -> tuple[ChatRequest, ...]:
     """Return the twenty questions as requests."""
-    sampling = Sampling(max_tokens=24, temperature=0.0)
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
     return tuple(
         ChatRequest(messages=(Message("user", question),), sampling=sampling)
         for question in CANARY_QUESTIONS

@@ -176,6 +176,8 @@ class _Run:
         self.shown_s = self.began_s
         self.keys: dict[str, str] = {}
         past = _Past(journal, budget)
+        if journal.repair is not None:
+            self.notes.append(str(journal.repair))
         self.replies = past.replies
         self.epochs = past.epochs
         self.epoch = past.epoch
@@ -192,7 +194,7 @@ class _Run:
         self.splits = identity is not None and identity.on_change == "split"
         self.canaries: Canaries | None = None
         if identity is not None and identity.canaries:
-            self.canaries = Canaries(self.scheduler, self.replies)
+            self.canaries = Canaries(self.scheduler, self.replies, identity.max_tokens)
         self.names: set[str] = {r.model for r in self.replies.values() if r.model}
 
     async def all(self) -> None:
