@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.parity.sheets_for_tests import JSON, LABEL, TEXT, documents, items_of, sheet
 
 from stillhouse.exchanges.errors import InputError
@@ -19,6 +21,7 @@ from stillhouse.parity.baselines import (
 from stillhouse.parity.items import Item, Task, TrainSplit
 from stillhouse.parity.judgement import JudgeConfig
 from stillhouse.parity.judging import judge
+from stillhouse.parity.patterns import regex_answers
 
 GOOD = ["lovely", "brilliant", "warm", "fine", "superb"]
 BAD = ["dull", "awful", "cold", "weak", "boring"]
@@ -85,6 +88,51 @@ def test_nearest_repeats_the_answer_to_the_most_similar_prompt() -> None:
     items = items_with(["Total of the GLOBEX invoice", "acme"], ["globex", "acme"])
     answers = nearest_answers(training, items)
     assert [answers[item.id].text for item in items] == ["globex", "acme"]
+
+
+def bill(vendor: str, amount: str, day: str, order: str | None) -> str:
+    lines = ["Dear all,", f"Invoice from {vendor}", f"Total due: {amount} EUR", f"Date: {day}"]
+    return "\n".join([*lines, f"Your order: {order}"] if order else lines)
+
+
+def test_regex_finds_fields_by_what_stands_before_them() -> None:
+    training = [
+        Example(
+            bill(vendor, f"{n}.{n:02d}0,50", f"{n} March 2025", order),
+            json.dumps(
+                {
+                    "vendor": vendor,
+                    "total": float(f"{n}{n:02d}0.5"),
+                    "day": f"2025-03-{n:02d}",
+                    "order": order,
+                    "kind": "invoice",
+                }
+            ),
+        )
+        for n in range(1, 29)
+        for order in [f"PO-{n}" if n % 2 else None]
+        for vendor in [f"Maker{chr(96 + n % 26)} Ltd"]
+    ]
+    prompts = [
+        bill("Acme Ltd", "4,321.75", "2025-01-31", "PO-99"),
+        bill("Brown Ltd", "7", "1/2/2025", None),
+    ]
+    answers = regex_answers(training, items_with(prompts, ["{}", "{}"]))
+    assert [json.loads(answers[f"i{n}"].text) for n in range(2)] == [
+        {"vendor": "Acme Ltd", "total": 4321.75, "day": "2025-01-31", "order": "PO-99",
+         "kind": "invoice"},
+        {"vendor": "Brown Ltd", "total": 7.0, "day": "2025-02-01", "order": None, "kind": "invoice"},
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="no training document"):
+        regex_answers([Example("a", "b")], [])
+
+
+@given(st.text(max_size=80))
+@settings(deadline=None)
+def test_regex_takes_any_prompt(text: str) -> None:
+    training = [Example("sum: 3", '{"sum": 3}'), Example(text, '{"sum": 4}')]
+    (reply,) = regex_answers(training, items_with([text], ["{}"])).values()
+    assert set(json.loads(reply.text)) == {"sum"}
 
 
 def test_examples_leave_out_what_was_not_answered() -> None:

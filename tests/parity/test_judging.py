@@ -22,6 +22,7 @@ from tests.parity.sheets_for_tests import (
 )
 
 from stillhouse.exchanges.errors import InputError
+from stillhouse.parity.comparisons import compare
 from stillhouse.parity.items import TestSplit
 from stillhouse.parity.judgement import JudgeConfig
 from stillhouse.parity.judging import judge
@@ -137,6 +138,24 @@ def test_seeds_give_the_mean_and_widen_the_interval() -> None:
     assert "spread between training seeds" in three.verdict.interval.note
     assert not any("seed" in warning for warning in three.warnings)
     assert any("one training seed:" in warning for warning in one.warnings)
+
+
+def test_seeds_that_differ_are_covered_and_would_not_be_without_their_spread() -> None:
+    rng, runs, items, seeds = np.random.default_rng(11), 150, 150, 3
+    missed = {"with": 0, "without": 0}
+    for _ in range(runs):
+        right_N = rng.random(items) < 0.9
+        shift_S = rng.normal(0, 0.06, seeds)
+        chance_SN = np.clip(np.where(right_N, 0.85, 0.3) + shift_S[:, None], 0, 1)
+        student_SN1 = (rng.random((seeds, items)) < chance_SN)[..., None].astype(float)
+        teacher_SN1 = right_N[None, :, None].astype(float)
+        true = 0.9 * 0.85 + 0.1 * 0.3 - 0.9
+        pooled_SN1 = student_SN1.mean(axis=0, keepdims=True)
+        for name, left in (("with", student_SN1), ("without", pooled_SN1)):
+            found = compare(left, teacher_SN1, None, span=1.0, alpha=0.05, rng=rng, resamples=200)
+            missed[name] += found.low > true
+    assert missed["with"] / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+    assert missed["without"] / runs > 0.1
 
 
 def test_seeds_of_a_ratio_average_their_ratios() -> None:

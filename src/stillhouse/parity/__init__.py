@@ -2,7 +2,8 @@
 
 Start from `judge(items, teacher_answers, student_answers, baselines, JudgeConfig(...))` and hand
 its `Judgement` to `write_report`. Answers come from `read_answers` (JSON Lines) or from any model;
-items from `read_splits`; baselines from `majority_answers`, `tfidf_answers`, `nearest_answers`.
+items from `read_splits`; baselines from `majority_answers`, `tfidf_answers`, `nearest_answers` and
+`regex_answers`.
 `check_contamination` says whether test items leaked into training.
 What is judged: docs/parity.md. Refuses (InputError): a test split used for training (the types do
 not allow it), items without the reference they need, sheets that answer other items, a margin of 0,
@@ -49,6 +50,7 @@ from stillhouse.parity.items import (
 from stillhouse.parity.judgement import JudgeConfig, Judgement, SheetResult
 from stillhouse.parity.judging import judge
 from stillhouse.parity.outcomes import Outcome, count, read_outcomes
+from stillhouse.parity.patterns import regex_answers
 from stillhouse.parity.plots import Curve
 from stillhouse.parity.reading import DataSpec, read_items
 from stillhouse.parity.report import ReportFiles, ReportInputs, write_report
@@ -107,6 +109,7 @@ __all__ = [
     "read_items",
     "read_outcomes",
     "read_splits",
+    "regex_answers",
     "speed_of",
     "speedup_of",
     "teacher_gate",
