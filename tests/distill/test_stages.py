@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_stage_that_failed_runs_again_and_those_before_it_do_not(tmp_path: Pat
 def test_a_changed_input_is_refused_until_accepted(tmp_path: Path) -> None:
     run_stages(tmp_path, STAGES, Calls(value=1))
     changed = Calls(value=2)
-    with pytest.raises(InputError, match="'one' was finished with other values of: value"):
+    with pytest.raises(InputError, match="'one' was begun with other values of: value"):
         run_stages(tmp_path, STAGES, changed)
     assert changed.made == []
     run_stages(tmp_path, STAGES, changed, accept_changes=True)
@@ -87,3 +88,18 @@ def test_a_damaged_record_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "one" / DONE).write_text("{")
     with pytest.raises(InputError, match="delete this file"):
         run_stages(tmp_path, STAGES, Calls())
+
+
+def test_what_an_attempt_with_other_inputs_left_is_removed_unless_the_stage_keeps_it(
+    tmp_path: Path,
+) -> None:
+    for keeps, left in ((False, False), (True, True)):
+        one = dataclasses.replace(STAGES[0], keeps_work=keeps)
+        folder = tmp_path / str(keeps)
+        with pytest.raises(RuntimeError):
+            run_stages(folder, [one], Calls(value=1, fail_in="one"))
+        (folder / "one" / "old.journal").write_text("paid for")
+        with pytest.raises(InputError, match="begun with other values"):
+            run_stages(folder, [one], Calls(value=2))
+        run_stages(folder, [one], Calls(value=2), accept_changes=True)
+        assert (folder / "one" / "old.journal").exists() == left

@@ -80,7 +80,7 @@ def _plain(root: yaml.Node, path: Path) -> tuple[Any, dict[KeyPath, int]]:
             return out
         if isinstance(node, yaml.SequenceNode):
             return [walk(child, (*at, str(i))) for i, child in enumerate(node.value)]
-        value = construct(node)  # type: ignore[no-untyped-call]
+        value = construct(node)
         return value.isoformat() if isinstance(value, datetime.date) else value
 
     return walk(root, ()), lines
@@ -143,8 +143,9 @@ class _Builder:
 
     def value(self, hint: Any, given: Any, path: KeyPath) -> Any:
         inner = _dataclass_in(hint)
-        if inner is not None and given is not None:
-            return self.dataclass(inner, given, path)
+        if inner is not None and (given is not None or hint is inner):
+            # A section whose keys are all commented out reads as nothing: its defaults.
+            return self.dataclass(inner, {} if given is None else given, path)
         try:
             adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(hint)
             return adapter.validate_json(json.dumps(given), strict=True)

@@ -9,13 +9,12 @@ it again.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import orjson
 
@@ -23,8 +22,8 @@ from stillhouse.exchanges import InputError, content_digest, sha256_file, write_
 
 Context = TypeVar("Context")
 
-MANIFEST = "manifest.json"
 DONE = "done.json"
+STARTED = "started.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +31,15 @@ class Stage(Generic[Context]):
     """One step of a run.
 
     `inputs` gives, from the context, every value that the step's result depends on (plain JSON
-    values; digests for files); `run` writes the result into the folder it is handed.
+    values; digests for files); `run` writes the result into the folder it is handed. When inputs
+    have changed and the user accepts that, what an earlier attempt left is removed first, unless
+    `keeps_work`: then the step itself tells what of it still holds (journaled replies do).
     """
 
     name: str
     inputs: Callable[[Context], Mapping[str, Any]]
     run: Callable[[Context, Path], None]
+    keeps_work: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,7 @@ def run_stages(
             on_stage(stage.name, "skipped", earlier.seconds)
             records[stage.name] = earlier
         else:
-            if earlier is not None and earlier.inputs != inputs and not accept_changes:
-                raise _changed(here, earlier.inputs, inputs)
-            (here / DONE).unlink(missing_ok=True)
-            here.mkdir(parents=True, exist_ok=True)
+            _start(here, stage, inputs, accept_changes=accept_changes)
             on_stage(stage.name, "started", 0.0)
             started = time.monotonic()
             stage.run(context, here)
@@ -92,27 +91,6 @@ def run_stages(
         if stage.name == until:
             break
     return records
-
-
-def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the run's manifest: what was asked, with which versions, on which machine."""
-    manifest = {
-        "stillhouse": importlib.metadata.version("stillhouse"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {
-            name: _version(name) for name in ("torch", "transformers", "numpy", "scikit-learn")
-        },
-        **values,
-    }
-    write_atomic(folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _finished(folder: Path) -> StageRecord | None:
@@ -127,6 +105,22 @@ def _finished(folder: Path) -> StageRecord | None:
             place=str(path),
             repair="delete this file: the stage runs again from what it has kept",
         ) from error
+
+
+def _start(
+    folder: Path, stage: Stage[Any], inputs: dict[str, str], *, accept_changes: bool
+) -> None:
+    """Note what an attempt is made of, after checking that an earlier one was made of the same."""
+    note = folder / STARTED
+    before = orjson.loads(note.read_bytes()) if note.exists() else None
+    if before is not None and before != inputs:
+        if not accept_changes:
+            raise _changed(folder, before, inputs)
+        if not stage.keeps_work:
+            shutil.rmtree(folder)
+    (folder / DONE).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, orjson.dumps(inputs, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def _whole(folder: Path, record: StageRecord) -> bool:
@@ -155,17 +149,25 @@ def _finish(folder: Path, name: str, inputs: dict[str, str], seconds: float) -> 
 
 
 def _is_scratch(relative: Path) -> bool:
-    """Journals and checkpoints serve resuming; they are not results of a stage."""
-    return relative.suffix in {".journal", ".lock"} or "checkpoints" in relative.parts
+    """What serves resuming is not a result of a stage."""
+    return relative.suffix in {".journal", ".pt"} or relative.name == STARTED
 
 
 def _changed(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> InputError:
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     return InputError(
-        f"the stage {folder.name!r} was finished with other values of: {', '.join(keys)}",
-        place=str(folder / DONE),
+        f"the stage {folder.name!r} was begun with other values of: {', '.join(keys)}",
+        place=str(folder / STARTED),
         repair=(
             "restore them, start a new run with --run FOLDER, or redo this stage and those after "
             "it with --accept-changes (journaled replies to unchanged requests are kept)"
         ),
     )
+
+
+class Stopped(Exception):  # noqa: N818 (a stop is not an error of the program)
+    """A run ended early for a reason that its user decides about; nothing done is lost."""
+
+    def __init__(self, reason: Literal["terms", "budget", "teacher", "check"], message: str):
+        self.reason = reason
+        super().__init__(message)

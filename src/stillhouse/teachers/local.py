@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from stillhouse.exchanges import InputError
+from stillhouse.exchanges import InputError, content_digest
 from stillhouse.teachers.chat import Reply
 from stillhouse.teachers.decoding import write_replies
 from stillhouse.teachers.heads import is_plain
@@ -69,16 +69,22 @@ class LocalModel:
         gguf_file: str | None = None,
         dtype: Precision = "float32",
         threads: int | None = None,
+        chat_template: str | None = None,
     ) -> Self:
         """Read a transformers folder, or a GGUF file (dequantised to `dtype`).
 
-        `threads` sets torch's thread count for the whole process. Raises `InputError` for
-        anything missing, unreadable, or without a usable chat template.
+        `threads` sets torch's thread count for the whole process; `chat_template` (Jinja) replaces
+        the model's own. Raises `InputError` for anything missing, unreadable, or without a usable
+        chat template.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         model, tokenizer, files = read_model(path, gguf_file=gguf_file, dtype=dtype)
-        return cls(model, tokenizer, name=path.name, fingerprint=fingerprint(files))
+        identity = fingerprint(files)
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
+            identity = content_digest([identity, chat_template])
+        return cls(model, tokenizer, name=path.name, fingerprint=identity)
 
     @property
     def dtype(self) -> str:
@@ -150,7 +156,7 @@ class LocalModel:
             )
             for prompt, row in zip(batch, written, strict=True):
                 replies[prompt.place] = Reply(
-                    text=row.text,
+                    text=row.text.removeprefix(self.template.reply_prefix),
                     finish_reason=row.finish_reason,
                     model=self.name,
                     system_fingerprint=self.fingerprint,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PROBE = "stillhouse-probe-7351"
+_REPLY_PROBE = "stillhouse-reply-2904"
 _MERGE = "put the instruction into the first user message"
 
 
@@ -25,7 +26,9 @@ class ChatTemplate:
 
     `end_ids` are the ids that end generation. `end_of_turn_ids` is what follows a finished reply,
     up to and including the first of them. `generation_prompt` is the text that opens the
-    assistant's turn. `keeps_system` says whether a system message reaches the model.
+    assistant's turn, `reply_prefix` what the template writes between that and the reply (a space,
+    in completion-style templates; it is part of what is generated). `keeps_system` says whether a
+    system message reaches the model.
 
     Raises `InputError` when there is no template, or when it closes the assistant's turn with a
     special token that is not an end id: a model trained on it would never stop.
@@ -51,6 +54,9 @@ class ChatTemplate:
         opened = self._render([user], reply=True)
         closed = self._render([user], reply=False)
         self.generation_prompt = opened[len(closed) :] if opened.startswith(closed) else ""
+        answered = self._render([user, Message("assistant", _REPLY_PROBE)], reply=False)
+        before = answered.partition(_REPLY_PROBE)[0]
+        self.reply_prefix = before[len(opened) :] if before.startswith(opened) else ""
         self.keeps_system = self._keeps_system()
         self.end_of_turn_ids = self._end_of_turn_ids()
 
@@ -96,7 +102,7 @@ class ChatTemplate:
         Raises `InputError` when the prompt's ids are not a prefix of the whole's (a token would
         straddle the boundary), and when the reply holds an end id of its own.
         """
-        whole = self.encode(prompt + reply)
+        whole = self.encode(prompt + self.reply_prefix + reply)
         if whole[: len(prompt_ids)] != list(prompt_ids):
             raise InputError(
                 f"the reply of {name} merges with the end of its prompt into one token",

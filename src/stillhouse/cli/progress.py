@@ -1,0 +1,105 @@
+"""Live progress on stderr: a moving bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+QUIET_S = 10.0  # between two lines where there is no terminal
+
+
+class RateColumn(ProgressColumn):
+    """Units a second over the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        """Show the speed, or nothing before the first one is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
+
+
+class LiveProgress:
+    """Draws stages and bars; use as a context manager so that the terminal is left clean."""
+
+    def __init__(self, *, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.live = sys.stderr.isatty() and not quiet
+        self._bars = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            RateColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", style="dim"),
+            console=self.console,
+            transient=True,
+            disable=not self.live,
+            speed_estimate_period=30.0,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._first: dict[str, tuple[float, int]] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> LiveProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def stage(self, name: str, state: str, seconds: float) -> None:
+        """Print one line per stage."""
+        for task in self._tasks.values():
+            self._bars.remove_task(task)
+        self._tasks.clear()
+        self._first.clear()
+        if state == "started":
+            self.console.print(f"[bold]{name}[/bold]")
+        elif state == "finished":
+            self.console.print(f"[bold]{name}[/bold] done in {seconds:,.1f} s")
+        else:
+            self.console.print(f"[bold]{name}[/bold] unchanged, skipped (took {seconds:,.1f} s)")
+
+    def advance(
+        self, what: str, done: int, total: int | None, facts: Mapping[str, str] | None = None
+    ) -> None:
+        """Move a bar, or print a line when ten seconds have passed since the last."""
+        beside = "  ".join(f"{value} {name}" for name, value in (facts or {}).items())
+        if self.live:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total, facts=beside)
+            self._bars.update(self._tasks[what], completed=done, total=total, facts=beside)
+            return
+        now = time.monotonic()
+        started, at = self._first.setdefault(what, (now, done))
+        finished = total is not None and done >= total
+        if now - self._last_line < QUIET_S and not (finished and now - started >= QUIET_S):
+            return
+        self._last_line = now
+        rate = (done - at) / (now - started) if now > started else 0.0
+        left = f", {(total - done) / rate:,.0f} s left" if total is not None and rate else ""
+        of = f"/{total:,}" if total is not None else ""
+        self.console.print(f"  {what} {done:,}{of}, {rate:,.1f}/s{left}  {beside}".rstrip())
+
+    def say(self, text: str) -> None:
+        """Print one indented line."""
+        self.console.print(f"  {text}", markup=False)

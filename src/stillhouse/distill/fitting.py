@@ -1,0 +1,254 @@
+"""The part of the plan that touches models: do they fit each other, this machine, and the time?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+
+from stillhouse.distill.forecast import measure_speed, predict_memory
+from stillhouse.distill.precision import bf16_units, choose_dtype
+from stillhouse.distill.run import Run, choose
+from stillhouse.exchanges import InputError
+from stillhouse.parity import Item
+
+Precision = Literal["float32", "bfloat16"]
+
+PROBE_ITEMS = 64
+PROBE_S = 2.0  # seconds per timed kind of work
+FIXED_S = 45.0  # reading weights, baselines, contamination, report: seen on two cores
+PLANNED_SHARE = 0.85  # of the minutes that the budget gives; probes and machines vary
+FEWEST_ITEMS = 64  # training items below which a cut to fit the time is refused
+PROBE_STRINGS = (
+    "Hello, world!",
+    "  two spaces, a\ttab and\na line",
+    "naïve café, 東京, Привет, 🙂",
+    "1234567890 3.14159",
+    "def f(x):\n    return x ** 2\n",
+)
+
+
+def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
+    """Check student against teacher, choose precisions, and cut training to fit the minutes.
+
+    Returns the plan's entries `precision`, `tokens`, `speeds`, `seconds`, `steps`, `train_items`,
+    `cuts`, `notes`, `memory_bytes` and `disk_bytes`. Raises InputError with the repair for a pair
+    of models that cannot be trained together or a budget of time that nothing useful fits.
+    """
+    start = run.load(run.student_place, "float32")
+    local = run.recipe.teacher.kind == "local"
+    notes = []
+    if local and run.student_place.folder != run.teacher_place.folder:
+        teacher = run.load(run.teacher_place, "float32")
+        notes += compare_tokenizers(teacher.tokenizer, start.tokenizer)
+    student = _cut_to_size(run, start.model)
+    items = choose(run.splits.train.items, PROBE_ITEMS, run.recipe.seed)
+    longest = _check_lengths(run, start)
+    tokens = {"student": _mean_tokens(run, start, items)}
+    speeds: dict[str, dict[str, float]] = {}
+    rows = 16
+    length = max(8, round(tokens["student"]))
+    speeds["train"] = _speeds(student, "train", run.recipe.train.dtype, rows, length)
+    speeds["judge"] = _speeds(student, "score", run.recipe.teacher.dtype, rows, length)
+    if local:
+        teacher = run.load(run.teacher_place, "float32")
+        tokens["teacher"] = _mean_tokens(run, teacher, items)
+        speeds["teacher"] = _speeds(
+            teacher.model, "score", run.recipe.teacher.dtype, rows, round(tokens["teacher"])
+        )
+    precision = {name: max(found, key=lambda d: found[d]) for name, found in speeds.items()}
+    if local:
+        # Both are judged in one precision, or their speeds could not be compared.
+        precision["judge"] = precision["teacher"]
+    precision.setdefault("teacher", precision["judge"])
+    fitted = _fit_time(run, plan, tokens, speeds, precision)
+    dtype = cast("Precision", precision["train"])
+    reply_tokens = 4 if run.task.kind == "label" else run.recipe.teacher.max_tokens
+    micro = max(run.recipe.train.micro_batch_tokens, longest)
+    rank = run.recipe.student.lora_rank
+    run.forget()
+    return {
+        **fitted,
+        "notes": notes,
+        "precision": precision,
+        "tokens": tokens,
+        "speeds": speeds,
+        "memory_bytes": predict_memory(
+            student.config,
+            micro,
+            dtype,
+            reply_tokens=max(1, round(micro * reply_tokens / (tokens["student"] + reply_tokens))),
+            freeze_embeddings=run.recipe.train.freeze_embeddings,
+            trainable_parameters=None if rank is None else _lora_parameters(student, rank),
+        ),
+        "disk_bytes": (6 + 4 * run.recipe.seeds)
+        * sum(parameter.numel() for parameter in student.parameters()),
+        "tokenizer_vocabulary": len(start.tokenizer),
+        "head_rows": int(start.model.get_output_embeddings().weight.shape[0]),
+        "soft_cap": getattr(start.model.config, "final_logit_softcapping", None),
+    }
+
+
+def compare_tokenizers(teacher: Any, student: Any) -> list[str]:
+    """Sentences on how two tokenizers differ; training on replies as text allows it."""
+    notes = []
+    unlike = [text for text in PROBE_STRINGS if _ids(teacher, text) != _ids(student, text)]
+    if unlike:
+        notes.append(
+            f"teacher and student split {len(unlike)} of {len(PROBE_STRINGS)} probe strings"
+            " differently: replies are passed on as text, label scores by label"
+        )
+    if teacher.eos_token != student.eos_token:
+        notes.append(
+            f"the end of text is {teacher.eos_token!r} for the teacher and {student.eos_token!r}"
+            " for the student: the student is trained with its own"
+        )
+    if teacher.chat_template != student.chat_template:
+        notes.append("the chat templates differ: each model is asked in its own")
+    return notes
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _cut_to_size(run: Run, model: Any) -> Any:
+    """A student of the right shape for timing; which layers it keeps is chosen when it trains."""
+    from stillhouse.students import cut_depth
+
+    layers = run.recipe.student.layers
+    depth = int(model.config.num_hidden_layers)
+    if layers is None or layers == depth:
+        return model
+    if not 1 <= layers <= depth:
+        raise InputError(
+            f"student.layers is {layers}, the model to cut has {depth}",
+            repair=f"keep 1 to {depth} layers",
+        )
+    return cut_depth(model, range(layers))
+
+
+def _check_lengths(run: Run, model: Any) -> int:
+    """Return the longest prompt in tokens; raises InputError naming one that does not fit."""
+    longest, where = 0, ""
+    everything = (*run.splits.train.items, *run.splits.validation.items, *run.splits.test.items)
+    for item in everything:
+        tokens = model.count_tokens(run.request(item), f"item {item.id}")
+        if tokens > longest:
+            longest, where = tokens, item.id
+    if longest + 1 > model.window:
+        raise InputError(
+            f"the prompt of item {where} has {longest} tokens; the student's window is"
+            f" {model.window}",
+            place=str(run.recipe.data.path),
+            repair="shorten it, or start from a model with a longer window",
+        )
+    return longest
+
+
+def _mean_tokens(run: Run, model: Any, items: list[Item]) -> float:
+    counts: list[int] = [model.count_tokens(run.request(item)) for item in items]
+    return sum(counts) / len(counts)
+
+
+def _speeds(
+    model: Any, work: Literal["score", "train"], wanted: str, rows: int, length: int
+) -> dict[str, float]:
+    """Tokens a second in each precision that comes into question."""
+    if wanted == "auto":
+        options: list[Precision] = ["float32", "bfloat16"] if bf16_units() else ["float32"]
+    else:
+        options = [choose_dtype(cast("Any", wanted))]
+    return {
+        dtype: measure_speed(model, work, dtype, rows=rows, length=length, seconds=PROBE_S)
+        for dtype in options
+    }
+
+
+def _fit_time(
+    run: Run,
+    plan: Mapping[str, Any],
+    tokens: Mapping[str, float],
+    speeds: Mapping[str, Mapping[str, float]],
+    precision: Mapping[str, str],
+) -> dict[str, Any]:
+    """Seconds per stage, and the training items and steps that fit the minutes."""
+    config, recipe = run.recipe.train, run.recipe
+    count = plan["items"]
+    write = 1.0 if recipe.teacher.answer == "score" else _writing_factor(recipe.teacher.max_tokens)
+
+    def seconds_for(items: int) -> dict[str, float]:
+        batches = math.ceil(items / config.batch_size)
+        steps = config.steps or math.ceil(batches * config.epochs)
+        trained = recipe.seeds + (1 if recipe.judge.gold_student else 0)
+        per_step = config.batch_size * tokens["student"] / speeds["train"][precision["train"]]
+        found = {
+            "train": trained * steps * per_step,
+            "judge": (2.0 + recipe.seeds + 1.5 * (write == 1.0))
+            * write
+            * count["test"]
+            * tokens["student"]
+            / speeds["judge"].get(precision["judge"], min(speeds["judge"].values())),
+            "fixed": FIXED_S,
+        }
+        if "teacher" in tokens:
+            asked = items + count["validation"] + count["test"]
+            found["label"] = (
+                write * asked * tokens["teacher"] / speeds["teacher"][precision["teacher"]]
+            )
+        return found
+
+    items = count["train"]
+    seconds = seconds_for(items)
+    cuts: list[str] = []
+    if recipe.budget.minutes is not None:
+        allowed = PLANNED_SHARE * 60 * recipe.budget.minutes
+        if sum(seconds.values()) > allowed:
+            items = _most_items(lambda n: sum(seconds_for(n).values()) <= allowed, items)
+            if items < FEWEST_ITEMS:
+                raise InputError(
+                    f"at the speed of this machine {recipe.budget.minutes:g} minutes leave time for"
+                    f" {items} training items",
+                    repair="raise budget.minutes, keep fewer layers, or judge on fewer items",
+                )
+            before, seconds = sum(seconds.values()), seconds_for(items)
+            cuts.append(
+                f"cut to fit {recipe.budget.minutes:g} minutes: {items:,} of {count['train']:,}"
+                f" training items (all would take about {before / 60:,.1f} minutes)"
+            )
+    batches = math.ceil(items / config.batch_size)
+    return {
+        "train_items": items,
+        "steps": config.steps or math.ceil(batches * config.epochs),
+        "seconds": seconds,
+        "cuts": cuts,
+    }
+
+
+def _most_items(fits: Any, most: int) -> int:
+    """The largest count up to `most` that fits; 0 when none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _writing_factor(max_tokens: int) -> float:
+    """Work of writing a reply over that of reading its prompt: tokens come one at a time."""
+    return 1.0 + 0.25 * max_tokens
+
+
+def _lora_parameters(model: Any, rank: int) -> int:
+    head = model.get_output_embeddings()
+    return sum(
+        rank * (module.in_features + module.out_features)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )

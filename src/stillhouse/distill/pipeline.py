@@ -1,0 +1,181 @@
+"""The order of the stages, what each depends on, and what a finished run says."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stillhouse.distill.machine import describe_machine
+from stillhouse.distill.progress import Progress, Silent
+from stillhouse.distill.recipe import Recipe
+from stillhouse.distill.run import Run, write_json
+from stillhouse.distill.stages import Stage, StageRecord, run_stages
+from stillhouse.distill.steps.curate import run_curate
+from stillhouse.distill.steps.judge import run_judge
+from stillhouse.distill.steps.label import run_label
+from stillhouse.distill.steps.plan import run_plan
+from stillhouse.distill.steps.report import run_report
+from stillhouse.distill.steps.train import run_train
+from stillhouse.exchanges import InputError, RunLock, content_digest, sha256_file
+
+MANIFEST = "manifest.json"
+
+
+def _values(value: Any) -> Any:
+    """A part of the recipe as plain JSON values; of a file, its digest counts, not its place."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _values(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return sha256_file(value) if value.is_file() else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _values(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_values(item) for item in value]
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return value
+
+
+def _of(*names: str) -> Any:
+    def inputs(run: Run) -> Mapping[str, Any]:
+        parts = {name: _values(getattr(run.recipe, name)) for name in names}
+        flat = {
+            (name if key is None else f"{name}.{key}"): item
+            for name, part in parts.items()
+            for key, item in (part.items() if isinstance(part, dict) else [(None, part)])
+        }
+        return {name: item for name, item in flat.items() if name not in FREE}
+
+    return inputs
+
+
+FREE = {  # how a run is carried out, not what comes out of it
+    "teacher.concurrency",
+    "teacher.timeout_s",
+    "teacher.url",
+    "teacher.api_key_env",
+    "train.checkpoint_seconds",
+    "train.checkpoint_steps",
+}
+_BASE = ("task", "data", "split", "seed")
+STAGES: tuple[Stage[Run], ...] = (
+    Stage("plan", _of(*_BASE, "teacher", "student", "train", "judge", "seeds"), run_plan),
+    Stage("label", _of(*_BASE, "teacher"), run_label, keeps_work=True),
+    Stage("curate", _of(*_BASE, "curate", "judge"), run_curate),
+    Stage("train", _of(*_BASE, "student", "train", "seeds"), run_train),
+    Stage("judge", _of(*_BASE, "judge"), run_judge),
+    Stage("report", _of("name"), run_report),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended."""
+
+    folder: Path
+    records: dict[str, StageRecord]
+    judgement: dict[str, Any] | None
+    page: Path | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict's outcome; None when the run stopped before judging."""
+        return None if self.judgement is None else str(self.judgement["verdict"]["outcome"])
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return {
+            "run": str(self.folder),
+            "seconds": {name: record.seconds for name, record in self.records.items()},
+            "verdict": None if self.judgement is None else self.judgement["verdict"],
+            "report": None if self.page is None else str(self.page),
+            "student": str(self.folder / "student") if "report" in self.records else None,
+        }
+
+    def as_text(self) -> str:
+        """What the terminal shows at the end."""
+        times = ", ".join(f"{name} {r.seconds:,.1f} s" for name, r in self.records.items())
+        total = sum(record.seconds for record in self.records.values())
+        lines = [f"stages: {times} (total {total:,.0f} s)"] if self.records else []
+        if self.judgement is not None:
+            verdict = self.judgement["verdict"]
+            lines += [f"verdict: {verdict['outcome']}", verdict["sentence"]]
+            lines += [_comparison(one, verdict["unit"]) for one in self.judgement["comparisons"]]
+        if "report" in self.records:
+            lines.append(f"student: {self.folder / 'student'}")
+        if self.page is not None:
+            lines.append(f"report: {self.page}")
+        return "\n".join(lines)
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    folder: Path | None = None,
+    until: str | None = None,
+    accept_changes: bool = False,
+    progress: Progress | None = None,
+    place: str = "recipe.yaml",
+) -> RunResult:
+    """Run a recipe to the end, or to the stage `until`; skips what is done and unchanged.
+
+    Raises InputError for what the user can repair, and Stopped where terms, a budget, the teacher
+    or a check on the data ends the run.
+    """
+    progress = progress or Silent()
+    folder = folder or Path("runs") / recipe.name
+    run = Run(recipe, folder, progress)
+    with RunLock(folder):
+        _write_manifest(run, place)
+        records = run_stages(
+            folder,
+            STAGES,
+            run,
+            accept_changes=accept_changes,
+            until=until,
+            on_stage=progress.stage,
+        )
+    judgement = run.read("judge", "judgement.json") if "judge" in records else None
+    page = folder / "report" / "report.html" if "report" in records else None
+    return RunResult(folder, records, judgement, page)
+
+
+def _write_manifest(run: Run, place: str) -> None:
+    """Note what was asked, when it was first asked, and on which machine; kept when unchanged."""
+    path = run.folder / MANIFEST
+    recipe = _values(run.recipe)
+    digest = content_digest({name: part for name, part in recipe.items() if name != "budget"})
+    if path.exists():
+        try:
+            if orjson.loads(path.read_bytes())["recipe_digest"] == digest:
+                return
+        except (orjson.JSONDecodeError, KeyError) as error:
+            raise InputError(
+                f"the run's manifest is damaged: {error}",
+                place=str(path),
+                repair="delete it: the same recipe writes it again",
+            ) from error
+    write_json(
+        path,
+        {
+            "recipe": place,
+            "recipe_digest": digest,
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "values": recipe,
+            "machine": describe_machine(run.folder).as_json(),
+        },
+    )
+
+
+def _comparison(comparison: Mapping[str, Any], unit: str) -> str:
+    interval = comparison["interval"]
+    return (
+        f"  {comparison['left']} - {comparison['right']}: {interval['estimate']:+.2f} {unit}"
+        f" [{interval['low']:+.2f}, {interval['high']:+.2f}]"
+    )

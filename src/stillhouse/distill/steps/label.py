@@ -1,0 +1,207 @@
+"""Label: every item is answered by the teacher, and nothing that was paid for is asked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillhouse.distill.run import SPLITS, Run, write_json
+from stillhouse.distill.stages import Stopped
+from stillhouse.exchanges import Journal, content_digest
+from stillhouse.parity import Answers, Item, write_answers
+from stillhouse.teachers import (
+    Budget,
+    Caps,
+    EndpointSettings,
+    EndpointTeacher,
+    IdentityPolicy,
+    LabelSettings,
+    Price,
+    RecordedTeacher,
+    Secret,
+    Timeouts,
+    label,
+    open_journal,
+    request_key,
+)
+from stillhouse.teachers import Progress as LabelProgress
+from stillhouse.teachers.chat import Failure, Reply
+from stillhouse.teachers.records import read_reply, reply_record
+
+JOURNAL = "replies.journal"
+SUMMARY = "summary.json"
+CHUNK_BATCHES = 8  # batches of a local teacher between two writes to the journal
+
+
+def run_label(run: Run, folder: Path) -> None:
+    """Write one answer sheet per split, and `summary.json` with counts, tokens and money."""
+    items = [item for split in SPLITS for item in run.items(split)]
+    kind = run.recipe.teacher.kind
+    ask = {"local": _ask_local, "endpoint": _ask_endpoint, "recording": _ask_recording}[kind]
+    answers, facts = ask(run, folder, items)
+    offsets = _offsets(run, answers) if run.recipe.teacher.calibrate else None
+    if offsets is not None:
+        answers = {name: _calibrated(run, answer, offsets) for name, answer in answers.items()}
+    for split in SPLITS:
+        sheet = {item.id: answers[item.id] for item in run.items(split)}
+        write_answers(folder / f"{split}.jsonl", sheet)
+    write_json(folder / SUMMARY, {**_counts(answers), **facts, "calibration": offsets})
+
+
+def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:
+    """Answer by the local model, in chunks of similar length.
+
+    A chunk is journaled whole: its composition is fixed by the items, so that a run which was
+    interrupted computes the same batches, and so the same rounding, as one that was not.
+    """
+    teacher = run.recipe.teacher
+    dtype = run.plan["precision"]["teacher"]
+    model = run.load(run.teacher_place, dtype)
+    requests = {item.id: run.request(item) for item in items}
+    ordered = sorted(items, key=lambda item: (-model.count_tokens(requests[item.id]), item.id))
+    size = teacher.batch_size * CHUNK_BATCHES
+    chunks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    header = {
+        "purpose": "local labelling",
+        "teacher": model.fingerprint,
+        "dtype": dtype,
+        "answer": teacher.answer,
+        "labels": run.task.labels,
+        "batch_size": teacher.batch_size,
+    }
+    answers: dict[str, Reply | Failure] = {}
+    with Journal.open(folder / JOURNAL, header=header) as journal:
+        kept = {record["chunk"]: record["replies"] for record in journal.records()}
+        for chunk in chunks:
+            asked = [requests[item.id] for item in chunk]
+            name = content_digest([request_key(request) for request in asked])
+            if name not in kept:
+                names = [item.id for item in chunk]
+                replies = (
+                    model.reply_labels(asked, run.task.labels, teacher.batch_size, names=names)
+                    if teacher.answer == "score"
+                    else model.reply_batch(asked, teacher.batch_size, names=names)
+                )
+                kept[name] = [reply_record(reply) for reply in replies]
+                journal.append({"chunk": name, "replies": kept[name]})
+            for item, record in zip(chunk, kept[name], strict=True):
+                answers[item.id] = read_reply(record)
+            run.progress.advance("items", len(answers), len(items))
+    return answers, {"teacher_fingerprint": model.fingerprint, "spent_nano": None}
+
+
+def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:
+    """Answer over HTTP, within the budget."""
+    spec, caps = run.recipe.teacher, run.recipe.budget
+    assert spec.url is not None  # noqa: S101 (the recipe was checked)
+    teacher = EndpointTeacher(
+        EndpointSettings(url=spec.url, model=spec.model, timeouts=Timeouts(total_s=spec.timeout_s)),
+        Secret.from_env(spec.api_key_env) if spec.api_key_env else None,
+        seed=run.recipe.seed,
+    )
+    budget = Budget(
+        Caps(
+            money_nano=None if caps.usd is None else round(caps.usd * 1e9),
+            tokens=caps.tokens,
+            requests=caps.requests,
+        ),
+        price(run),
+    )
+    with open_journal(folder / JOURNAL, teacher) as journal:
+        result = label(
+            {item.id: run.request(item) for item in items},
+            teacher,
+            journal,
+            budget,
+            lambda seen: run.progress.advance("items", seen.done, seen.total, _facts(seen)),
+            identity=IdentityPolicy(on_change=spec.on_change, canaries=spec.canaries),
+            settings=LabelSettings(concurrency=spec.concurrency, seed=run.recipe.seed),
+        )
+    for note in result.notes:
+        run.progress.say(note)
+    if result.stopped is not None:
+        if result.stopped.code == "interrupted":
+            raise KeyboardInterrupt
+        raise Stopped(
+            "budget" if result.stopped.code == "budget_exhausted" else "teacher",
+            result.stopped.message,
+        )
+    return result.answers, {
+        "spent_nano": result.spent.nano,
+        "requests_sent": result.requests_sent,
+        "reused": result.reused,
+        "notes": list(result.notes),
+    }
+
+
+def _ask_recording(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:
+    """Replay a recording; an item it does not hold is a failure, never a live call."""
+    del folder
+    recording = RecordedTeacher.open(Path(run.recipe.teacher.model))
+    answers = {item.id: recording.find(run.request(item)) for item in items}
+    return answers, {"spent_nano": None, "recording": recording.digest}
+
+
+def price(run: Run) -> Price | None:
+    """The recipe's price of the teacher; None is unknown."""
+    spec = run.recipe.teacher
+    if spec.price_in_nano is None or spec.price_out_nano is None:
+        return None
+    return Price.per_token(spec.price_in_nano, spec.price_out_nano)
+
+
+def _facts(seen: LabelProgress) -> dict[str, str]:
+    facts = {"tokens": f"{seen.spent.tokens:,}", "in flight": str(seen.in_flight)}
+    if seen.spent.nano is not None:
+        facts["spent"] = f"${seen.spent.nano / 1e9:.4f}"
+    if seen.failed:
+        facts["failed"] = str(seen.failed)
+    return facts
+
+
+def _offsets(run: Run, answers: Answers) -> list[float]:
+    """Mean normalised log-probability of each label over the training prompts: no gold is used."""
+    scores_NL = np.array(
+        [
+            answer.label_scores
+            for item in run.items("train")
+            if isinstance(answer := answers[item.id], Reply) and answer.label_scores is not None
+        ]
+    )
+    return [float(value) for value in scores_NL.mean(axis=0)]
+
+
+def _calibrated(run: Run, answer: Reply | Failure, offsets: Sequence[float]) -> Reply | Failure:
+    if isinstance(answer, Failure) or answer.label_scores is None:
+        return answer
+    shifted_L = np.array(answer.label_scores) - np.array(offsets)
+    shifted_L -= np.logaddexp.reduce(shifted_L)
+    return Reply(
+        **{
+            **{name: getattr(answer, name) for name in Reply.__slots__},
+            "text": run.task.labels[int(shifted_L.argmax())],
+            "label_scores": tuple(float(score) for score in shifted_L),
+        }
+    )
+
+
+def _counts(answers: Mapping[str, Reply | Failure]) -> dict[str, Any]:
+    replies = [answer for answer in answers.values() if isinstance(answer, Reply)]
+    failures: dict[str, int] = {}
+    for answer in answers.values():
+        if isinstance(answer, Failure):
+            failures[answer.code] = failures.get(answer.code, 0) + 1
+    return {
+        "items": len(answers),
+        "replies": len(replies),
+        "failures": failures,
+        "tokens_in": sum(reply.tokens_in or 0 for reply in replies),
+        "tokens_out": sum(reply.tokens_out or 0 for reply in replies),
+        "finish_reasons": {
+            reason: sum(reply.finish_reason == reason for reply in replies)
+            for reason in sorted({reply.finish_reason for reply in replies})
+        },
+    }

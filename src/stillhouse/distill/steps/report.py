@@ -1,0 +1,121 @@
+"""Report: one page, the same as JSON, and the student's folder with a card of measured figures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stillhouse.distill.parsing import build
+from stillhouse.distill.run import Run
+from stillhouse.distill.steps.judge import judge_sheets, seeds_of
+from stillhouse.exchanges import replacing
+from stillhouse.parity import CostReport
+from stillhouse.parity.card import write_model_card
+from stillhouse.parity.plots import Curve
+from stillhouse.parity.report import ReportInputs, write_report
+
+STUDENT = "student"
+
+
+def run_report(run: Run, folder: Path) -> None:
+    """Write `report.html` and `report.json`, and `student/` beside the stages."""
+    manifest = orjson.loads((run.folder / "manifest.json").read_bytes())
+    files = write_report(
+        folder,
+        ReportInputs(
+            title=run.recipe.name,
+            judgement=judge_sheets(run),
+            created=manifest["started"],
+            cost=build(CostReport, run.read("judge", "cost.json"), place="cost.json"),
+            curves=tuple(_curve(run, seed) for seed in seeds_of(run)),
+            data=_data(run),
+            terms=_terms(run.plan["terms"]),
+            machine=_machine(run.plan),
+            reproduce=(f"stillhouse distill {manifest['recipe']}",),
+            notes=(*run.plan["cuts"], *run.plan["notes"]),
+        ),
+    )
+    _place_student(run)
+    write_model_card(run.folder / STUDENT, files.data)
+
+
+def _place_student(run: Run) -> None:
+    """Put the first seed's model at `student/`; weights are linked, not copied, where possible."""
+    source, target = run.student(seeds_of(run)[0]).folder, run.folder / STUDENT
+    if target.exists():
+        shutil.rmtree(target)
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        for file in sorted(source.iterdir()):
+            try:
+                os.link(file, temporary / file.name)
+            except OSError:
+                shutil.copy2(file, temporary / file.name)
+
+
+def _curve(run: Run, seed: int) -> Curve:
+    result = run.read("train", f"seed-{seed}/result.json")
+    return Curve(
+        title=f"seed {seed}",
+        x_label="optimiser steps",
+        y_label="validation loss, nats per reply token",
+        points=tuple(
+            (float(point["step"]), float(point["validation_loss"])) for point in result["curve"]
+        ),
+        chosen=float(result["best_step"]),
+    )
+
+
+def _data(run: Run) -> dict[str, str]:
+    curated = run.read("curate", "report.json")
+    found = run.read("curate", "contamination.json")
+    summary = run.read("label", "summary.json")
+    facts = {
+        "file": run.recipe.data.path.name,
+        "items": ", ".join(f"{count:,} {name}" for name, count in run.plan["items"].items()),
+        "trained on": f"{curated['kept']:,} of {curated['items']:,} labelled items",
+        "test groups": f"{run.plan['groups_in_test']:,}",
+        "contamination": "none found"
+        if found["clean"]
+        else f"{len(found['train_ids'])} training items held test items and were dropped",
+        "teacher replies": f"{summary['replies']:,} of {summary['items']:,}",
+    }
+    for name in ("recall", "false_alarms"):
+        if found[name] is not None:
+            facts[f"contamination check, {name.replace('_', ' ')}"] = (
+                f"{100 * found[name]['estimate']:.1f} %"
+                f" [{100 * found[name]['low']:.1f}, {100 * found[name]['high']:.1f}]"
+            )
+    return facts
+
+
+def _terms(record: dict[str, Any]) -> dict[str, str]:
+    facts = {
+        row["id"]: f"{row['document']} ({row['who']}); may train other models: "
+        f"{row['may_train']}; {row['basis']}; {row['source']}"
+        for row in record["terms"]
+    }
+    permission = record["permission"]
+    if permission is not None:
+        facts["permission"] = (
+            f"granted by {permission['granted_by']} on {permission['date']}: "
+            f"{permission['purpose']} ({permission['document']})"
+        )
+    return facts
+
+
+def _machine(plan: dict[str, Any]) -> dict[str, str]:
+    machine = plan["machine"]
+    packages = ", ".join(f"{name} {v}" for name, v in machine["packages"].items() if v)
+    return {
+        "processor": machine["processor"],
+        "cores": str(machine["cores"]),
+        "memory": f"{machine['memory_bytes'] / 2**30:.0f} GiB",
+        "bfloat16 units": ", ".join(machine["bf16_units"]) or "none",
+        "precision": ", ".join(f"{name} {dtype}" for name, dtype in plan["precision"].items()),
+        "packages": packages,
+    }
