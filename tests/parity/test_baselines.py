@@ -119,10 +119,21 @@ def test_regex_finds_fields_by_what_stands_before_them() -> None:
     ]
     answers = regex_answers(training, items_with(prompts, ["{}", "{}"]))
     assert [json.loads(answers[f"i{n}"].text) for n in range(2)] == [
-        {"vendor": "Acme Ltd", "total": 4321.75, "day": "2025-01-31", "order": "PO-99",
-         "kind": "invoice"},
-        {"vendor": "Brown Ltd", "total": 7.0, "day": "2025-02-01", "order": None, "kind": "invoice"},
-    ]  # fmt: skip
+        {
+            "vendor": "Acme Ltd",
+            "total": 4321.75,
+            "day": "2025-01-31",
+            "order": "PO-99",
+            "kind": "invoice",
+        },
+        {
+            "vendor": "Brown Ltd",
+            "total": 7.0,
+            "day": "2025-02-01",
+            "order": None,
+            "kind": "invoice",
+        },
+    ]
     with pytest.raises(InputError, match="no training document"):
         regex_answers([Example("a", "b")], [])
 
