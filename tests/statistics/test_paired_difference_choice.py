@@ -37,6 +37,14 @@ def test_few_clusters_get_cr2_and_say_how_many() -> None:
     assert "t(5)" in interval.note
 
 
+def test_real_scores_on_few_items_get_t() -> None:
+    differences = rng().normal(5, 1, 10)
+    interval = paired_difference(differences + 80, np.full(10, 80.0), rng=rng())
+    assert (interval.method, interval.df) == ("t", pytest.approx(9))
+    error = differences.std(ddof=1) / np.sqrt(10)
+    assert interval.high - interval.estimate == pytest.approx(1.833113 * error, rel=1e-6)
+
+
 def test_thirty_clusters_get_the_cluster_bootstrap() -> None:
     a, b = rng().integers(0, 2, (2, 600))
     interval = paired_difference(a, b, clusters=labels(600, 30), rng=rng())
@@ -77,6 +85,8 @@ def test_many_losses_in_two_of_thirty_clusters_are_not_bootstrapped() -> None:
 def test_equal_real_scores_without_a_range_are_refused_with_the_repair() -> None:
     with pytest.raises(InputError, match="value_range"):
         paired_difference([3.0, 4.0, 9.0], [3.0, 4.0, 9.0], rng=rng())
+    with pytest.raises(InputError, match="must be positive"):
+        paired_difference([3.0, 4.0], [3.0, 4.0], rng=rng(), value_range=0)
     interval = paired_difference([3.0, 4.0], [3.0, 4.0], rng=rng(), value_range=5)
     assert interval.low < 0 < interval.high
 

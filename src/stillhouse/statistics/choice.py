@@ -5,7 +5,8 @@ at how many pairs differ and how many units there are (`docs/statistics.md` hold
 chose it):
 
 1. independent pairs of right/wrong: Tango's score interval, at any count;
-2. few pairs differ, or they sit in few clusters: Tango on an effective number of pairs;
+2. few pairs differ while most agree, or those that do sit in few clusters: Tango on an effective
+   number of pairs;
 3. fewer than 30 units: t with CR2 and Satterthwaite's degrees of freedom, t(G - 1) for equal ones;
 4. otherwise the studentised bootstrap, each bound no tighter than that of rule 3.
 
@@ -59,12 +60,15 @@ class Difference:
 def choose_interval(difference: Difference, level: float) -> Interval:
     """Apply the rule of this module; InputError when nothing at all can be estimated."""
     units, pairs = len(difference.sizes), len(difference.values)
+    if difference.span is not None and not 0 < difference.span < np.inf:
+        raise InputError(f"value_range is {difference.span}; it must be positive")
     active = int(difference.active.sum())
     clusters = None if difference.codes is None else units
     if difference.binary and clusters is None:
         return _score(difference, level, "tango", f"{active} of {pairs} pairs are discordant")
     error = float(np.sqrt(_variance(difference)))
-    if active < FEW_PAIRS:
+    # With real scores on few items nearly all pairs differ, and t knows their spread better.
+    if active < FEW_PAIRS and (difference.binary or active < pairs / 2):
         why = f"only {active} of {pairs} pairs differ"
         return _score(difference, level, "tango-clustered", why)
     if clusters is not None:

@@ -98,7 +98,9 @@ def _nam_n(
     linear = -(2 - b + c) * margin - b - c
     cells = -margin * (1 + margin)
     null = (math.sqrt(max(linear**2 + 8 * c * cells, 0.0)) - linear) / 2 + cells
-    spread = z_alpha * math.sqrt(max(null, 0.0)) + z_power * math.sqrt(discordance - true_difference**2)
+    spread = z_alpha * math.sqrt(max(null, 0.0)) + z_power * math.sqrt(
+        discordance - true_difference**2
+    )
     return (spread / (margin + true_difference)) ** 2
 
 
