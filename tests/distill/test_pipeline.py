@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 import pytest
+from tests.teachers.conftest import Asked, Endpoint
 
 from stillhouse.distill import Recipe, Stopped, draft_recipe, read_recipe, run_recipe
 from stillhouse.exchanges import InputError
 from stillhouse.students import save_student
-from tests.teachers.conftest import Asked, Endpoint
 
 PERMISSION = """
   permission:
@@ -193,6 +193,6 @@ def test_a_changed_recipe_is_noticed_before_paid_work_is_thrown_away(
 
 def test_an_endpoint_that_is_down_says_so(user_files: Path, teacher: Endpoint) -> None:
     recipe = read_recipe(written_recipe(user_files, "http://127.0.0.1:9/v1"))
-    with pytest.raises(Stopped, match="127.0.0.1:9") as stopped:
+    with pytest.raises(Stopped, match=r"127\.0\.0\.1:9") as stopped:
         run_recipe(recipe, folder=user_files / "run", until="label")
     assert stopped.value.reason == "teacher"

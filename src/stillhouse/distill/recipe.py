@@ -91,7 +91,7 @@ class TeacherSpec:
         "write",
     )
     calibrate: bool = key(
-        "score only: subtract each label's mean log-probability over the training prompts, "
+        "score only: subtract each label's median log-probability over the training prompts, "
         "which removes a constant preference without using any gold label",
         False,
     )
@@ -104,6 +104,12 @@ class TeacherSpec:
     price_in_nano: int | None = key("nano-dollars per input token; unknown when absent", None)
     price_out_nano: int | None = key("nano-dollars per output token; unknown when absent", None)
     reasoning: Literal["drop", "keep", "train"] = key("what happens to hidden reasoning", "drop")
+
+    reasoning_delimiters: tuple[str, str] | None = key(
+        'what encloses reasoning inside the text, such as ["<think>", "</think>"]; never assumed',
+        None,
+    )
+    constrain: bool = key("json tasks at an endpoint: send task.schema as response_format", False)
 
     def __post_init__(self) -> None:
         if self.kind == "endpoint" and self.url is None:

@@ -87,6 +87,7 @@ class Run:
                 max_tokens=teacher.max_tokens,
                 temperature=teacher.temperature,
                 seed=self.recipe.seed if teacher.temperature > 0 else None,
+                response_schema=self.task.schema if teacher.constrain else None,
             ),
         )
 

@@ -15,7 +15,7 @@ import datetime
 import fnmatch
 import functools
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,10 +60,10 @@ class Terms:
 class Permission:
     """Leave that the user holds: who gave it, when, for what, and where it can be read."""
 
-    granted_by: str
-    date: datetime.date
-    purpose: str
-    document: str
+    granted_by: str = field(metadata={"help": "who gave it, and for whom"})
+    date: datetime.date = field(metadata={"help": "when it was given"})
+    purpose: str = field(metadata={"help": "what it allows"})
+    document: str = field(metadata={"help": "where it can be read: a contract, an address"})
 
     def __post_init__(self) -> None:
         for name in ("granted_by", "purpose", "document"):

@@ -45,7 +45,9 @@ def run_curate(run: Run, folder: Path) -> None:
             + "\n  repair: choose a task it is good at, a better prompt, or set"
             " judge.teacher_lead: null to go on all the same",
         )
-    policy = ReplyPolicy(reasoning=recipe.teacher.reasoning)
+    policy = ReplyPolicy(
+        reasoning=recipe.teacher.reasoning, delimiters=recipe.teacher.reasoning_delimiters
+    )
     curated = curate(
         run.train_split,
         train_replies,

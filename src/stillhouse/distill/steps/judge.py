@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from stillhouse.parity import (
     time_price,
     write_answers,
 )
+from stillhouse.teachers.chat import ChatRequest
 
 if TYPE_CHECKING:
     from stillhouse.teachers.local import LocalModel
@@ -101,6 +103,7 @@ def judge_config(run: Run) -> JudgeConfig:
             recipe_digest=manifest["recipe_digest"], recorded_at=manifest["started"]
         ),
         validation=gate,
+        constrained=("teacher",) if run.recipe.teacher.constrain else (),
         teacher_lead=spec.teacher_lead,
         min_parseable=spec.min_parseable,
         seed=run.recipe.seed,
@@ -135,7 +138,7 @@ def _untrained(run: Run, dtype: str) -> LocalModel:
 def _answer(
     run: Run, model: LocalModel, items: Sequence[Item], what: str, *, write: bool = False
 ) -> Answers:
-    requests = [run.request(item) for item in items]
+    requests = [_unconstrained(run.request(item)) for item in items]
     names = [f"item {item.id}" for item in items]
     size = run.recipe.judge.batch_size
 
@@ -147,6 +150,12 @@ def _answer(
     else:
         replies = model.reply_batch(requests, size, names=names, progress=show)
     return {item.id: reply for item, reply in zip(items, replies, strict=True)}
+
+
+def _unconstrained(request: ChatRequest) -> ChatRequest:
+    """The request as the student gets it: a local model's decoding is never constrained."""
+    sampling = dataclasses.replace(request.sampling, response_schema=None)
+    return dataclasses.replace(request, sampling=sampling)
 
 
 def measure_cost(run: Run, dtype: str) -> CostReport:
@@ -164,7 +173,7 @@ def measure_cost(run: Run, dtype: str) -> CostReport:
     items = choose(run.splits.test.items, spec.latency_items, run.recipe.seed)
     timed = measure_latency(
         models,
-        [run.request(item) for item in items],
+        [_unconstrained(run.request(item)) for item in items],
         mode="labels" if scores_labels(run) else "reply",
         labels=run.task.labels,
         batch_size=min(spec.batch_size, max(1, len(items) // 3)),

@@ -163,7 +163,12 @@ def _facts(seen: LabelProgress) -> dict[str, str]:
 
 
 def _offsets(run: Run, answers: Answers) -> list[float]:
-    """Mean normalised log-probability of each label over the training prompts: no gold is used."""
+    """Median log-probability of each label over the training prompts; no gold answer is used.
+
+    For two labels this centres the log-odds on their median: both log-probabilities are monotone
+    in the log-odds. It assumes that about half the prompts deserve each label (compare contextual
+    calibration, arXiv 2102.09690, whose constant comes from content-free prompts instead).
+    """
     scores_NL = np.array(
         [
             answer.label_scores
@@ -171,7 +176,7 @@ def _offsets(run: Run, answers: Answers) -> list[float]:
             if isinstance(answer := answers[item.id], Reply) and answer.label_scores is not None
         ]
     )
-    return [float(value) for value in scores_NL.mean(axis=0)]
+    return [float(value) for value in np.median(scores_NL, axis=0)]
 
 
 def _calibrated(run: Run, answer: Reply | Failure, offsets: Sequence[float]) -> Reply | Failure:
