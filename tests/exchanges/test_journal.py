@@ -208,8 +208,9 @@ def test_only_one_writer_at_a_time(tmp_path: Path) -> None:
     written(tmp_path / "j", 0)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 def test_the_lock_of_a_removed_journal_is_not_taken_for_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
 ) -> None:
     from stillhouse.exchanges import storage
 
@@ -219,6 +220,8 @@ def test_the_lock_of_a_removed_journal_is_not_taken_for_the_new_one(
     def removed_meanwhile(descriptor: int, locked: Path) -> None:
         monkeypatch.setattr(storage, "lock_descriptor", lock)
         path.unlink()
+        if replaced:
+            path.touch()
         lock(descriptor, locked)
 
     monkeypatch.setattr(storage, "lock_descriptor", removed_meanwhile)

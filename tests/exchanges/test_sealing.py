@@ -92,6 +92,8 @@ def test_a_key_cannot_be_passed_off_as_anothers() -> None:
     store["b"] = store["a"]
     with pytest.raises(InputError, match="altered"):
         keys.open("b", "p", sealed)
+    with pytest.raises(InputError, match="altered"):
+        keys.seal("b", "p", b"text")
 
 
 def test_the_first_of_two_processes_decides_the_key(store: KeyFolder) -> None:
