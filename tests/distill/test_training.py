@@ -411,3 +411,18 @@ def test_two_runs_in_one_folder_are_refused(
 def test_steps_follow_from_epochs(fit: Callable[..., TrainResult]) -> None:
     assert fit(steps=None, epochs=1.5, batch_size=10).planned_steps == 4  # 1.5 * 24 / 10
     assert loop.learning_rate(0, 4, CONFIG) > 0
+
+
+def test_frozen_layers_and_embeddings_do_not_change(tiny_model: Any) -> None:
+    from stillhouse.distill.freezing import freeze
+
+    model = tiny_model(layers=3)
+    freeze(model, embeddings=True, layers=2)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(("model.layers.2.", "model.norm"))
+    }
+    with pytest.raises(InputError, match="freeze at most 2"):
+        freeze(model, embeddings=True, layers=3)

@@ -248,3 +248,22 @@ def test_unreadable_models_are_clear_errors(tmp_path: Path) -> None:
     (tmp_path / "w.gguf").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"w\.gguf"):
         LocalModel.load(tmp_path / "w.gguf")
+
+
+def test_a_prefix_that_all_prompts_share_is_computed_once_and_changes_nothing(
+    local_model: LocalModel,
+) -> None:
+    from stillhouse.teachers.scoring import compute_prefix, score_tokens
+
+    shared = [1, *range(20, 44)]
+    prompts = [[*shared, 60, 61, 62], [*shared, 70], [*shared, 80, 81]]
+    labels = [[100], [101]]
+    prefix = compute_prefix(local_model.model, prompts)
+    assert prefix is not None
+    assert prefix.length == len(shared)
+    plain_NL = score_tokens(local_model.model, prompts, labels)
+    for _ in range(2):  # the cache may be used again
+        fast_NL = score_tokens(local_model.model, prompts, labels, prefix)
+        assert torch.allclose(fast_NL, plain_NL, atol=1e-5)
+    assert compute_prefix(local_model.model, [[1, 2, 3], [1, 2, 4]]) is None
+    assert compute_prefix(local_model.model, [shared, shared]).length == len(shared) - 1

@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from stillhouse.cli import MEANINGS, command
+from stillhouse.cli import command
+from stillhouse.cli.exits import MEANINGS
 from stillhouse.distill.recipe import Recipe
 
 RECIPE_HEAD = """# Recipe

@@ -17,6 +17,7 @@ from stillhouse.parity import Item
 Precision = Literal["float32", "bfloat16"]
 
 PROBE_ITEMS = 64
+LONGEST_CHECKED = 32
 PROBE_S = 2.0  # seconds per timed kind of work
 FIXED_S = 45.0  # reading weights, baselines, contamination, report: seen on two cores
 PLANNED_SHARE = 0.85  # of the minutes that the budget gives; probes and machines vary
@@ -50,7 +51,9 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     speeds: dict[str, dict[str, float]] = {}
     rows = 16
     length = max(8, round(tokens["student"]))
-    speeds["train"] = _speeds(student, "train", run.recipe.train.dtype, rows, length)
+    train = run.recipe.train
+    frozen = {"freeze_embeddings": train.freeze_embeddings, "freeze_layers": train.freeze_layers}
+    speeds["train"] = _speeds(student, "train", train.dtype, rows, length, **frozen)
     speeds["judge"] = _speeds(student, "score", run.recipe.teacher.dtype, rows, length)
     if local:
         teacher = run.load(run.teacher_place, "float32")
@@ -132,10 +135,19 @@ def _cut_to_size(run: Run, model: Any) -> Any:
 
 
 def _check_lengths(run: Run, model: Any) -> int:
-    """Return the longest prompt in tokens; raises InputError naming one that does not fit."""
+    """Return the longest prompt in tokens; raises InputError naming one that does not fit.
+
+    Only the longest texts are tokenised, and all that could exceed the window: a text never has
+    more tokens than bytes.
+    """
     longest, where = 0, ""
     everything = (*run.splits.train.items, *run.splits.validation.items, *run.splits.test.items)
-    for item in everything:
+    sizes = {item.id: sum(len(m.content.encode()) for m in item.messages) for item in everything}
+    ordered = sorted(everything, key=lambda item: -sizes[item.id])
+    overhead = model.count_tokens(run.request(ordered[-1])) + 16
+    for place, item in enumerate(ordered):
+        if place >= LONGEST_CHECKED and sizes[item.id] + overhead <= model.window:
+            break
         tokens = model.count_tokens(run.request(item), f"item {item.id}")
         if tokens > longest:
             longest, where = tokens, item.id
@@ -155,7 +167,7 @@ def _mean_tokens(run: Run, model: Any, items: list[Item]) -> float:
 
 
 def _speeds(
-    model: Any, work: Literal["score", "train"], wanted: str, rows: int, length: int
+    model: Any, work: Literal["score", "train"], wanted: str, rows: int, length: int, **frozen: Any
 ) -> dict[str, float]:
     """Tokens a second in each precision that comes into question."""
     if wanted == "auto":
@@ -163,7 +175,9 @@ def _speeds(
     else:
         options = [choose_dtype(cast("Any", wanted))]
     return {
-        dtype: measure_speed(model, work, dtype, rows=rows, length=length, seconds=PROBE_S)
+        dtype: measure_speed(
+            model, work, dtype, rows=rows, length=length, seconds=PROBE_S, **frozen
+        )
         for dtype in options
     }
 

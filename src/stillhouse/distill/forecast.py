@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from stillhouse.distill.examples import Example
+from stillhouse.distill.freezing import freeze
 from stillhouse.distill.loss import make_batch, reply_loss
 from stillhouse.distill.precision import compute_in
 from stillhouse.teachers.heads import logits_at
@@ -73,13 +74,15 @@ def measure_speed(
     rows: int = 16,
     length: int = 64,
     reply_tokens: int = 2,
+    freeze_embeddings: bool = True,
+    freeze_layers: int = 0,
     seconds: float = 3.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return tokens per second of `model` at this moment, on this machine, at torch's threads.
 
     `score` is a forward pass in `dtype` with logits at one position a row; `train` is a whole
-    optimiser step as `training` takes it (float32 weights, products in `dtype`, embeddings
+    optimiser step as `training` takes it (float32 weights, products in `dtype`, the same parts
     frozen). One pass warms up, then the median of as many as fit `seconds` (at least two) counts.
     The model is copied, not changed. Nothing is read from disk or drawn from the global generator.
     """
@@ -87,9 +90,11 @@ def measure_speed(
     top = model.config.vocab_size
     ids_BL = torch.randint(0, top, (rows, length), generator=generator)
     subject = copy.deepcopy(model).to(DTYPES[dtype] if work == "score" else torch.float32)
-    one_pass = _scorer(subject, ids_BL) if work == "score" else _trainer(
-        subject, ids_BL, reply_tokens, dtype
-    )  # fmt: skip
+    if work == "score":
+        one_pass = _scorer(subject, ids_BL)
+    else:
+        freeze(subject, embeddings=freeze_embeddings, layers=freeze_layers)
+        one_pass = _trainer(subject, ids_BL, reply_tokens, dtype)
     one_pass()
     taken: list[float] = []
     while len(taken) < 2 or sum(taken) < seconds:
@@ -114,8 +119,6 @@ def _scorer(model: Any, ids_BL: torch.Tensor) -> Callable[[], None]:
 def _trainer(
     model: Any, ids_BL: torch.Tensor, reply_tokens: int, dtype: Precision
 ) -> Callable[[], None]:
-    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-        module.requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, fused=True)
     start = ids_BL.shape[1] - reply_tokens

@@ -13,6 +13,7 @@ import torch
 
 from stillhouse.distill.checkpoints import STUDENT, CheckpointFolder, weights_digest
 from stillhouse.distill.examples import build_examples, epoch_batches, micro_batches
+from stillhouse.distill.freezing import freeze
 from stillhouse.distill.loss import make_batch, reply_loss
 from stillhouse.distill.precision import choose_dtype, compute_in
 from stillhouse.distill.training import CurvePoint, TrainProgress, TrainResult
@@ -161,9 +162,7 @@ class _Loop:
         self.steps = config.steps or math.ceil(
             config.epochs * len(self.lengths) / config.batch_size
         )
-        if config.freeze_embeddings:
-            for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-                module.requires_grad_(False)
+        freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         groups = [
             {

@@ -130,15 +130,16 @@ class Run:
         """Load a local model in a precision, once per place and precision."""
         from stillhouse.teachers.local import LocalModel
 
-        key = (place, dtype)
-        if key not in self._models:
-            self._models[key] = LocalModel.load(
-                place.folder,
-                gguf_file=place.gguf_file,
-                dtype=dtype,  # type: ignore[arg-type]
-                chat_template=_read_template(place.template),
-            )
-        return self._models[key]  # type: ignore[no-any-return]
+        bare = dataclasses.replace(place, template=None)
+        for wanted in (bare, place):
+            if (wanted, dtype) not in self._models:
+                template = _read_template(wanted.template)
+                self._models[wanted, dtype] = (
+                    LocalModel.load(place.folder, gguf_file=place.gguf_file, dtype=dtype)  # type: ignore[arg-type]
+                    if template is None
+                    else self._models[bare, dtype].with_template(template)
+                )
+        return self._models[place, dtype]  # type: ignore[no-any-return]
 
     def forget(self) -> None:
         """Drop loaded models, to make room for the next stage's."""

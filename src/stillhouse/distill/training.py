@@ -66,6 +66,11 @@ class TrainConfig:
         "leave embedding and tied head as they are: half the parameters of a small student, and "
         "most of their rows never occur in a task's data. No effect with LoRA",
     )
+    freeze_layers: int = _key(
+        0,
+        "leave that many of the first layers as they are: they hold what a cut model can keep, and "
+        "need no backward pass. No effect with LoRA",
+    )
     label_targets: Literal["soft", "hard"] = _key(
         "soft",
         "soft: train the first reply token on the teacher's label probabilities where the teacher "
@@ -104,6 +109,7 @@ class TrainConfig:
             "beta2": 0 < self.beta2 < 1,
             "clip_norm": self.clip_norm > 0,
             "max_tokens": self.max_tokens is None or self.max_tokens >= 2,
+            "freeze_layers": self.freeze_layers >= 0,
             "evaluate_every": self.evaluate_every >= 1,
             "patience": self.patience is None or self.patience >= 1,
             "checkpoint_seconds": self.checkpoint_seconds >= 0,

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,7 +17,7 @@ from stillhouse.exchanges import InputError, content_digest
 from stillhouse.teachers.chat import Reply
 from stillhouse.teachers.decoding import write_replies
 from stillhouse.teachers.heads import is_plain
-from stillhouse.teachers.scoring import score_sequences, score_tokens
+from stillhouse.teachers.scoring import compute_prefix, score_sequences, score_tokens
 from stillhouse.teachers.template import ChatTemplate
 from stillhouse.teachers.weights import end_ids, fingerprint, read_model
 
@@ -69,22 +71,23 @@ class LocalModel:
         gguf_file: str | None = None,
         dtype: Precision = "float32",
         threads: int | None = None,
-        chat_template: str | None = None,
     ) -> Self:
         """Read a transformers folder, or a GGUF file (dequantised to `dtype`).
 
-        `threads` sets torch's thread count for the whole process; `chat_template` (Jinja) replaces
-        the model's own. Raises `InputError` for anything missing, unreadable, or without a usable
-        chat template.
+        `threads` sets torch's thread count for the whole process. Raises `InputError` for
+        anything missing, unreadable, or without a usable chat template.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         model, tokenizer, files = read_model(path, gguf_file=gguf_file, dtype=dtype)
-        identity = fingerprint(files)
-        if chat_template is not None:
-            tokenizer.chat_template = chat_template
-            identity = content_digest([identity, chat_template])
-        return cls(model, tokenizer, name=path.name, fingerprint=identity)
+        return cls(model, tokenizer, name=path.name, fingerprint=fingerprint(files))
+
+    def with_template(self, chat_template: str) -> Self:
+        """Return the same model (weights shared) asked through another Jinja chat template."""
+        tokenizer = copy.copy(self.tokenizer)
+        tokenizer.chat_template = chat_template
+        identity = content_digest([self.fingerprint, chat_template])
+        return type(self)(self.model, tokenizer, name=self.name, fingerprint=identity)
 
     @property
     def dtype(self) -> str:
@@ -182,7 +185,8 @@ class LocalModel:
         score_l = log p(tokens of l | prompt) - log sum_m p(tokens of m | prompt). When the tokens
         of one label begin another's, the end of the turn is scored with each, so that the events
         exclude each other. Labels of one token each cost one pass over the prompt and L rows of
-        the head; longer ones share the prompt's computation through its cache.
+        the head, and what all prompts begin with is computed once; longer ones share the prompt's
+        computation through its cache.
 
         Raises `InputError` for fewer than two labels, labels that are equal or empty in tokens,
         and (naming the item) prompts that do not fit the window together with a label.
@@ -191,6 +195,8 @@ class LocalModel:
         prompts = self._prompts(requests, names, reserve=max(map(len, label_ids)))
         single = self._plain_head and all(len(ids) == 1 for ids in label_ids)
         score = score_tokens if single else score_sequences
+        if single and (shared := compute_prefix(self.model, [p.ids for p in prompts])) is not None:
+            score = partial(score_tokens, prefix=shared)
         scores_NL = np.empty((len(requests), len(labels)))
         done = 0
         for batch in _by_length(prompts, batch_size):

@@ -6,6 +6,8 @@ equal up to rounding.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,19 +19,58 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+SHORTEST_PREFIX = 16  # tokens; below it sharing costs more than it saves
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first `length` tokens of every prompt, computed once: demonstrations, a system prompt."""
+
+    length: int
+    cache: Any
+
+
+@torch.no_grad()
+def compute_prefix(model: Any, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+    """Compute what all prompts begin with, once; None where that is short.
+
+    At least one token of each prompt is left to be computed with its row.
+    """
+    ordered = [list(ids) for ids in prompts]
+    first, last = min(ordered), max(ordered)  # lists compare like words: all others lie between
+    most = min(map(len, prompts)) - 1
+    length = 0
+    while length < most and first[length] == last[length]:
+        length += 1
+    if len(prompts) < 2 or length < SHORTEST_PREFIX:
+        return None
+    ids = torch.tensor([first[:length]], dtype=torch.long)
+    output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+    return Prefix(length, output.past_key_values)
+
+
 @torch.no_grad()
 def score_tokens(
-    model: Any, prompts: Sequence[Sequence[int]], label_ids: Sequence[Sequence[int]]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    label_ids: Sequence[Sequence[int]],
+    prefix: Prefix | None = None,
 ) -> torch.Tensor:
     """Score labels of one token each: one pass, and only the labels' rows of the head.
 
     The softmax over the vocabulary would cancel in the normalisation, so it is not computed. Only
     for a model whose head `is_plain`. Oracle: `score_sequences`.
     """
-    ids_BL, last_B = pad_right(prompts)
     tokens_L = torch.tensor([ids[0] for ids in label_ids])
+    shared: dict[str, Any] = {"use_cache": False}
+    if prefix is not None:
+        prompts = [ids[prefix.length :] for ids in prompts]
+        cache = copy.deepcopy(prefix.cache)  # the forward pass appends to it
+        cache.batch_repeat_interleave(len(prompts))
+        shared = {"use_cache": True, "past_key_values": cache}
+    ids_BL, last_B = pad_right(prompts)
     logits_BL = label_logits_at(
-        model, torch.arange(len(prompts)), last_B, tokens_L, input_ids=ids_BL, use_cache=False
+        model, torch.arange(len(prompts)), last_B, tokens_L, input_ids=ids_BL, **shared
     )
     return torch.log_softmax(logits_BL.double(), -1)
 

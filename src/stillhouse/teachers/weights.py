@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,12 +70,14 @@ def read_model(
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars off the terminal (its GGUF reader's cannot be)."""
+    """Keep transformers' own progress bars off the terminal."""
     bars: Any = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
-        yield
+        # The GGUF reader draws a bar that no setting turns off.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         if shown:
             bars.enable_progress_bar()

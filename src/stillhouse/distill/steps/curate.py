@@ -23,6 +23,7 @@ from stillhouse.parity import (
     majority_answers,
     nearest_answers,
     read_answers,
+    regex_answers,
     tfidf_answers,
 )
 from stillhouse.teachers import ReplyPolicy
@@ -139,6 +140,8 @@ def trivial_answers(
         sheets["tfidf"] = tfidf_answers(run.task, train, validation, items).answers
     else:
         sheets["nearest"] = nearest_answers(train, items)
+        if run.task.kind == "json":
+            sheets["regex"] = regex_answers(train, items)
     return sheets
 
 
