@@ -10,7 +10,8 @@ the same server without its speed limit, which is what a request costs in the cl
 On a machine that is busy with other work start it under `chrt -f 5` (both processes then run at
 once whenever they want to); the row's command says so.
 
-`share_of_server_peak`: the same two clients against `transformers serve` (give --teacher FOLDER).
+`share_of_server_peak`: the same two clients, at most 16 in flight, against `transformers serve` with
+continuous batching (give --teacher FOLDER, and a quiet machine: the server can stall on a busy one).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ RATE_PER_S = 2_000
 LATENCY_S = 0.020
 REFUSED = 0.05
 CONCURRENCY = 64
+SERVER_IN_FLIGHT = 16  # where transformers serve with continuous batching was seen at its peak
 REVIEW = "The battery lasts two days and the case feels solid, but the buttons rattle. " * 3
 
 REPLY = orjson.dumps(
@@ -146,7 +148,9 @@ def prompts(count: int) -> dict[str, ChatRequest]:
     }
 
 
-async def bare(url: str, model: str, requests: dict[str, ChatRequest]) -> float:
+async def bare(
+    url: str, model: str, requests: dict[str, ChatRequest], in_flight: int = CONCURRENCY
+) -> float:
     """Items a second of aiohttp workers that do nothing else."""
     bodies = iter(
         [
@@ -173,15 +177,17 @@ async def bare(url: str, model: str, requests: dict[str, ChatRequest]) -> float:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         began_s = time.perf_counter()
-        await asyncio.gather(*(work(session) for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(work(session) for _ in range(in_flight)))
         elapsed_s = time.perf_counter() - began_s
     assert len(texts) == len(requests)
     return len(texts) / elapsed_s
 
 
-async def ours(url: str, model: str, requests: dict[str, ChatRequest]) -> float:
+async def ours(
+    url: str, model: str, requests: dict[str, ChatRequest], in_flight: int = CONCURRENCY
+) -> float:
     """Items a second of `label_all`, from an empty journal to the last synced line."""
-    settings = LabelSettings(concurrency=CONCURRENCY, max_attempts=20)
+    settings = LabelSettings(concurrency=in_flight, max_attempts=20)
     with tempfile.TemporaryDirectory() as folder:
         async with EndpointTeacher(EndpointSettings(url=url, model=model)) as teacher:
             began_s = time.perf_counter()
@@ -195,18 +201,20 @@ async def ours(url: str, model: str, requests: dict[str, ChatRequest]) -> float:
     return len(requests) / elapsed_s
 
 
-Client = Callable[[str, str, dict[str, ChatRequest]], Awaitable[float]]
+Client = Callable[[str, str, dict[str, ChatRequest], int], Awaitable[float]]
 
 
-def in_turns(url: str, model: str, count: int, turns: int) -> tuple[list[float], list[float]]:
+def in_turns(
+    url: str, model: str, count: int, turns: int, in_flight: int = CONCURRENCY
+) -> tuple[list[float], list[float]]:
     """Run both clients `turns` times, each first in every other turn; return their rates."""
     requests = prompts(count)
     rates: dict[Client, list[float]] = {ours: [], bare: []}
     for client in (ours, bare):
-        asyncio.run(client(url, model, dict(list(requests.items())[: count // 10])))
+        asyncio.run(client(url, model, dict(list(requests.items())[: count // 10]), in_flight))
     for turn in range(turns):
         for client in (ours, bare) if turn % 2 else (bare, ours):
-            rates[client].append(asyncio.run(client(url, model, requests)))
+            rates[client].append(asyncio.run(client(url, model, requests, in_flight)))
         print(f"turn {turn}: ours {rates[ours][-1]:.0f}/s, bare {rates[bare][-1]:.0f}/s")
     return rates[ours], rates[bare]
 
@@ -287,7 +295,7 @@ def transformers_serve(folder: Path, port: int) -> Iterator[str]:
 def measure_server_peak(folder: Path, count: int, turns: int) -> None:
     """Our rate over the bare load generator's against a server that others wrote."""
     with transformers_serve(folder, 8765) as url:
-        mine, theirs = in_turns(url, str(folder), count, turns)
+        mine, theirs = in_turns(url, str(folder), count, turns, SERVER_IN_FLIGHT)
     mean, low, high = ratio(mine, theirs)
     rows.append(
         "labelling",
