@@ -10,8 +10,8 @@ the same server without its speed limit, which is what a request costs in the cl
 On a machine that is busy with other work start it under `chrt -f 5` (both processes then run at
 once whenever they want to); the row's command says so.
 
-`share_of_server_peak`: the same two clients, at most 16 in flight, against `transformers serve` with
-continuous batching (give --teacher FOLDER, and a quiet machine: the server can stall on a busy one).
+`share_of_server_peak`: the same two clients, at most 16 in flight, against `transformers serve`
+with continuous batching (give --teacher FOLDER; on a busy machine that server can stall).
 """
 
 from __future__ import annotations
