@@ -1,0 +1,79 @@
+"""The quickstart, run as a user runs it: minutes, verdict bounds and speed-up.
+
+    python -m benchmarks.quickstart             one run in a fresh folder (about eight minutes)
+    python -m benchmarks.quickstart --seeds 3   three students, mean judged, spread in the interval
+    python -m benchmarks.quickstart --from runs/reviews   rows from a run that is finished
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks import rows
+from stillhouse.cli.progress import LiveProgress
+from stillhouse.distill import read_recipe, run_recipe
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "reviews" / "recipe.yaml"
+PACKAGES = ("torch", "transformers", "scikit-learn", "stillhouse")
+
+
+def main() -> None:
+    """Run the recipe, or read a finished run, and append the rows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--from", dest="finished", type=Path)
+    given = parser.parse_args()
+    if given.finished is not None:
+        append(given.finished, None)
+        return
+    recipe = dataclasses.replace(read_recipe(RECIPE), seeds=given.seeds)
+    if given.seeds > 1:
+        recipe = dataclasses.replace(
+            recipe, budget=dataclasses.replace(recipe.budget, minutes=None), name="reviews-seeds"
+        )
+    with tempfile.TemporaryDirectory() as folder, LiveProgress() as progress:
+        started = time.monotonic()
+        run_recipe(recipe, folder=Path(folder), progress=progress)
+        append(Path(folder), time.monotonic() - started if given.seeds == 1 else None)
+
+
+def append(folder: Path, seconds: float | None) -> None:
+    """Append the rows of a finished run; `seconds` of wall time where it was a whole one."""
+    judgement = orjson.loads((folder / "judge" / "judgement.json").read_bytes())
+    cost = orjson.loads((folder / "judge" / "cost.json").read_bytes())
+    if seconds is not None:
+        rows.append("quickstart", "minutes", seconds / 60, unit="min", packages=PACKAGES)
+    pairs = {(one["left"], one["right"]): one["interval"] for one in judgement["comparisons"]}
+    for figure, pair in (
+        ("student_minus_tfidf", ("student", "tfidf")),
+        ("student_minus_teacher", ("student", "teacher")),
+    ):
+        _append(figure, pairs[pair], "points", judgement)
+    _append("speedup_over_teacher", cost["speedup"], "x", judgement)
+
+
+def _append(figure: str, interval: dict[str, Any], unit: str, judgement: dict[str, Any]) -> None:
+    baseline = next(sheet for sheet in judgement["sheets"] if sheet["name"] == "tfidf")
+    score = baseline["scores"][0]["value"] if unit == "points" else None
+    rows.append(
+        "quickstart",
+        figure,
+        interval["estimate"],
+        low=interval["low"],
+        high=interval["high"],
+        unit=unit,
+        peer="TF-IDF on the teacher's labels, accuracy" if score is not None else "",
+        peer_value=score,
+        packages=PACKAGES,
+    )
+
+
+if __name__ == "__main__":
+    main()
