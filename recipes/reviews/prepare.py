@@ -6,7 +6,7 @@ source package vaderSentiment (MIT licence), and nothing of it is kept in this r
 
 Three files are written. Documents are divided by a hash of their number, so all snippets of a
 review are in one file. The training file holds every snippet, as a user has them: the teacher
-labels them, and people's ratings are not used. Validation and test hold snippets with clear ratings.
+labels them, and people's ratings are not used. Validation and test hold clearly rated ones.
 
     python recipes/reviews/prepare.py
 """
@@ -36,7 +36,7 @@ FILES = {  # source -> (file, lines that it holds)
     "tweets": ("tweets_GroundTruth.txt", 4200),
     "editorials": ("nytEditorialSnippets_GroundTruth.txt", 5190),
 }
-VALIDATION, TEST = 0.05, 0.12  # shares of the documents
+VALIDATION, TEST = 0.04, 0.09  # shares of the documents
 HERE = Path(__file__).parent
 
 Row = dict[str, Any]

@@ -13,6 +13,7 @@ from stillhouse.distill.precision import bf16_units, choose_dtype
 from stillhouse.distill.run import Run, choose
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item
+from stillhouse.teachers.scoring import shared_length
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -162,8 +163,11 @@ def _check_lengths(run: Run, model: Any) -> int:
 
 
 def _mean_tokens(run: Run, model: Any, items: list[Item]) -> float:
-    counts: list[int] = [model.count_tokens(run.request(item)) for item in items]
-    return sum(counts) / len(counts)
+    """Tokens of a prompt that are computed for it alone, on average."""
+    template = model.template
+    prompts = [template.encode(template.prompt(item.messages, item.id)) for item in items]
+    once = shared_length(prompts) if run.recipe.teacher.answer == "score" else 0
+    return sum(len(ids) - once for ids in prompts) / len(prompts)
 
 
 def _speeds(

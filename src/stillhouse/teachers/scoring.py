@@ -30,21 +30,29 @@ class Prefix:
     cache: Any
 
 
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with that are worth computing once; 0 where none are."""
+    if len(prompts) < 2:
+        return 0
+    ordered = [list(ids) for ids in prompts]
+    first, last = min(ordered), max(ordered)  # lists compare like words: all others lie between
+    most = min(map(len, ordered)) - 1
+    length = 0
+    while length < most and first[length] == last[length]:
+        length += 1
+    return length if length >= SHORTEST_PREFIX else 0
+
+
 @torch.no_grad()
 def compute_prefix(model: Any, prompts: Sequence[Sequence[int]]) -> Prefix | None:
     """Compute what all prompts begin with, once; None where that is short.
 
     At least one token of each prompt is left to be computed with its row.
     """
-    ordered = [list(ids) for ids in prompts]
-    first, last = min(ordered), max(ordered)  # lists compare like words: all others lie between
-    most = min(map(len, prompts)) - 1
-    length = 0
-    while length < most and first[length] == last[length]:
-        length += 1
-    if len(prompts) < 2 or length < SHORTEST_PREFIX:
+    length = shared_length(prompts)
+    if length == 0:
         return None
-    ids = torch.tensor([first[:length]], dtype=torch.long)
+    ids = torch.tensor([prompts[0][:length]], dtype=torch.long)
     output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
     return Prefix(length, output.past_key_values)
 
