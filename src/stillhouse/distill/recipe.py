@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -84,6 +85,10 @@ class TeacherSpec:
     template: Path | None = key("chat template (Jinja) instead of a local model's own", None)
     url: str | None = key("base URL of an endpoint, up to and including /v1", None)
     api_key_env: str | None = key("environment variable that holds the endpoint's key", None)
+    extra: Mapping[str, Any] = key("a provider's own body fields, sent as they are", dict)
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = key(
+        "how the endpoint calls the cap on the reply", "max_tokens"
+    )
     on_change: Literal["stop", "split"] = key("when the endpoint's model changes midway", "stop")
     canaries: bool = key("ask 20 fixed questions at start, resume and end to notice that", True)
     answer: Literal["write", "score"] = key(

@@ -81,7 +81,7 @@ def admit(outcome: Reply | Failure, policy: ReplyPolicy) -> Admitted | Rejected:
         return Rejected(
             f"finish_{outcome.finish_reason}",
             f"the reply ended by {outcome.finish_reason!r}; to train on such replies list it under"
-            " teacher.finish_reasons (they are trained on without end-of-text)",
+            " curate.allow (they are trained on without end-of-text)",
         )
     text, inner, cut = outcome.text, None, False
     if policy.delimiters is not None:

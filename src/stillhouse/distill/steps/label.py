@@ -98,7 +98,13 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
     spec, caps = run.recipe.teacher, run.recipe.budget
     assert spec.url is not None  # noqa: S101 (the recipe was checked)
     teacher = EndpointTeacher(
-        EndpointSettings(url=spec.url, model=spec.model, timeouts=Timeouts(total_s=spec.timeout_s)),
+        EndpointSettings(
+            url=spec.url,
+            model=spec.model,
+            timeouts=Timeouts(total_s=spec.timeout_s),
+            max_tokens_name=spec.max_tokens_name,
+            extra=spec.extra,
+        ),
         Secret.from_env(spec.api_key_env) if spec.api_key_env else None,
         seed=run.recipe.seed,
     )
