@@ -203,8 +203,10 @@ def _fit_time(
         steps = config.steps or math.ceil(batches * config.epochs)
         trained = recipe.seeds + (1 if recipe.judge.gold_student else 0)
         per_step = config.batch_size * tokens["student"] / speeds["train"][precision["train"]]
+        measured = math.ceil(steps / config.evaluate_every) * count["validation"]
+        evaluating = measured * tokens["student"] / max(speeds["judge"].values())
         found = {
-            "train": trained * steps * per_step,
+            "train": trained * (steps * per_step + evaluating),
             "judge": (2.0 + recipe.seeds + 1.5 * (write == 1.0))
             * write
             * count["test"]

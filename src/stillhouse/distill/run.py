@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stillhouse.teachers.local import LocalModel
 
 SplitName = Literal["train", "validation", "test"]
+MOST_PARAMETERS_KEPT = 300_000_000
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -131,19 +132,28 @@ class Run:
         from stillhouse.teachers.local import LocalModel
 
         bare = dataclasses.replace(place, template=None)
-        for wanted in (bare, place):
-            if (wanted, dtype) not in self._models:
-                template = _read_template(wanted.template)
-                self._models[wanted, dtype] = (
-                    LocalModel.load(place.folder, gguf_file=place.gguf_file, dtype=dtype)  # type: ignore[arg-type]
-                    if template is None
-                    else self._models[bare, dtype].with_template(template)
-                )
+        if (bare, dtype) not in self._models:
+            self._models[bare, dtype] = LocalModel.load(
+                place.folder,
+                gguf_file=place.gguf_file,
+                dtype=dtype,  # type: ignore[arg-type]
+            )
+        if (place, dtype) not in self._models:
+            template = _read_template(place.template)
+            assert template is not None  # noqa: S101 (else `place` is `bare`)
+            self._models[place, dtype] = self._models[bare, dtype].with_template(template)
         return self._models[place, dtype]  # type: ignore[no-any-return]
 
     def forget(self) -> None:
-        """Drop loaded models, to make room for the next stage's."""
-        self._models.clear()
+        """Drop large models, to make room for the next stage's; reading small ones again is slower.
+
+        What is kept is never changed: whoever trains makes a copy.
+        """
+        self._models = {
+            key: model
+            for key, model in self._models.items()
+            if model.parameters <= MOST_PARAMETERS_KEPT
+        }
 
     def read(self, stage: str, name: str) -> Any:
         """Read a JSON result of a finished stage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def build_student(run: Run, dtype: str = "float32") -> tuple[Any, Any]:
 
     start = run.load(run.student_place, dtype)
     layers = run.read("train", "layers.json")["layers"]
-    model = start.model if layers is None else cut_depth(start.model, layers)
+    model = copy.deepcopy(start.model) if layers is None else cut_depth(start.model, layers)
     rank = run.recipe.student.lora_rank
     if rank is not None:
         model = add_adapter(model, rank=rank, seed=run.recipe.seed)
