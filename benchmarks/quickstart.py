@@ -1,8 +1,8 @@
 """The quickstart, run as a user runs it: minutes, verdict bounds and speed-up.
 
-    python -m benchmarks.quickstart             one run in a fresh folder (about eight minutes)
-    python -m benchmarks.quickstart --seeds 3   three students, mean judged, spread in the interval
-    python -m benchmarks.quickstart --from runs/reviews   rows from a run that is finished
+python -m benchmarks.quickstart             one run in a fresh folder (about eight minutes)
+python -m benchmarks.quickstart --seeds 3   three students, mean judged, spread in the interval
+python -m benchmarks.quickstart --from runs/reviews   rows from a run that is finished
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ from stillhouse.cli.progress import LiveProgress
 from stillhouse.distill import read_recipe, run_recipe
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "reviews" / "recipe.yaml"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- quickstart: from benchmarks/results/quickstart.csv -->\n", "<!-- end -->\n"
+TITLES = {
+    "minutes": "whole run, after installation",
+    "student_minus_teacher": "student's accuracy minus its teacher's",
+    "student_minus_tfidf": "student's accuracy minus TF-IDF's on the same teacher labels",
+    "speedup_over_teacher": "student's speed over its teacher's",
+}
 PACKAGES = ("torch", "transformers", "scikit-learn", "stillhouse")
 
 
@@ -32,6 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.finished is not None:
         append(given.finished, None)
+        write_readme()
         return
     recipe = dataclasses.replace(read_recipe(RECIPE), seeds=given.seeds)
     if given.seeds > 1:
@@ -42,6 +51,7 @@ def main() -> None:
         started = time.monotonic()
         run_recipe(recipe, folder=Path(folder), progress=progress)
         append(Path(folder), time.monotonic() - started if given.seeds == 1 else None)
+    write_readme()
 
 
 def append(folder: Path, seconds: float | None) -> None:
@@ -57,6 +67,30 @@ def append(folder: Path, seconds: float | None) -> None:
     ):
         _append(figure, pairs[pair], "points", judgement)
     _append("speedup_over_teacher", cost["speedup"], "x", judgement)
+
+
+def readme_section() -> str:
+    """What the README says of the quickstart, from its newest rows."""
+    found = rows.newest("quickstart")
+    lines = ["| | value | 90 % interval |", "|---|---|---|"]
+    for figure, title in TITLES.items():
+        row = found[figure]
+        interval = "" if row.low is None or row.high is None else f"{row.low:.1f} to {row.high:.1f}"
+        lines.append(f"| {title} | {row.value:.1f} {row.unit} | {interval} |")
+    minutes = found["minutes"]
+    return (
+        f"Measured on {minutes.machine} ({minutes.date}, `{minutes.command}`):\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def write_readme(path: Path = README) -> None:
+    """Put the section between its markers."""
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(before + BEGIN + readme_section() + END + after, encoding="utf-8")
 
 
 def _append(figure: str, interval: dict[str, Any], unit: str, judgement: dict[str, Any]) -> None:

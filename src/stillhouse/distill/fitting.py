@@ -19,9 +19,9 @@ Precision = Literal["float32", "bfloat16"]
 
 PROBE_ITEMS = 64
 LONGEST_CHECKED = 32
-PROBE_S = 2.0  # seconds per timed kind of work
-FIXED_S = 45.0  # reading weights, baselines, contamination, report: seen on two cores
-PLANNED_SHARE = 0.85  # of the minutes that the budget gives; probes and machines vary
+PROBE_S = 1.0  # seconds per timed kind of work
+FIXED_S = 75.0  # planning, reading weights, baselines, contamination, report: on two cores
+PLANNED_SHARE = 0.95  # of the minutes that the budget gives
 FEWEST_ITEMS = 64  # training items below which a cut to fit the time is refused
 PROBE_STRINGS = (
     "Hello, world!",
@@ -207,7 +207,7 @@ def _fit_time(
         evaluating = measured * tokens["student"] / max(speeds["judge"].values())
         found = {
             "train": trained * (steps * per_step + evaluating),
-            "judge": (2.0 + recipe.seeds + 1.5 * (write == 1.0))
+            "judge": (1.0 + recipe.seeds + 1.2 * (write == 1.0 and recipe.judge.writing))
             * write
             * count["test"]
             * tokens["student"]

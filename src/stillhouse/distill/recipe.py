@@ -163,6 +163,9 @@ class JudgeSpec:
     machine_usd_per_hour: float | None = key("price of this machine, for the cost table", None)
     function: str | None = key("module:function of your own score (metric: function)", None)
     gold_student: bool = key("also train a student on gold answers, for comparison", False)
+    writing: bool = key(
+        "when labels are scored: also let the student write its answers, scored apart", True
+    )
     latency_items: int = key("test items timed to compare the speed of local models", 96)
     batch_size: int = key("prompts in one forward pass while judging", 32)
 

@@ -49,7 +49,7 @@ def run_judge(run: Run, folder: Path) -> None:
     if run.recipe.judge.gold_student:
         place = ModelPlace(run.folder / "train" / "gold" / "student")
         _ask(run, folder / "gold_trained.jsonl", place, dtype, items)
-    if scores_labels(run):
+    if scores_labels(run) and run.recipe.judge.writing:
         first = run.student(seeds_of(run)[0])
         _ask(run, folder / "student_writing.jsonl", first, dtype, items, write=True)
     judgement = judge_sheets(run)

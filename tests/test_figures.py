@@ -1,0 +1,59 @@
+"""Published figures are those of the newest rows."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from benchmarks import quickstart, rows
+from benchmarks.__main__ import verdict
+
+ROOT = Path(__file__).parent.parent
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
+
+
+def test_the_readme_says_what_the_newest_quickstart_rows_say() -> None:
+    assert quickstart.readme_section() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_every_row_has_the_columns_and_its_command(path: Path) -> None:
+    found = rows.newest(path.stem)
+    assert found, "a file of results without a row"
+    assert all(row.command and row.commit and row.machine for row in found.values())
+
+
+def test_the_goals_are_never_weakened() -> None:
+    goals = list(csv.DictReader((ROOT / "benchmarks" / "goals.csv").open(encoding="utf-8")))
+    assert len(goals) == 63
+    assert {goal["goal"] for goal in goals if goal["figure"] == "minutes"} == {"<=10"}
+
+
+def row(value: float, low: float | None, high: float | None) -> rows.Row:
+    return rows.Row(
+        date="", commit="", machine="", versions="", figure="", value=value, low=low, high=high,
+        unit="", peer="", peer_value=None, command="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "low", "high", "met"),
+    [
+        (">=2", 2.5, 1.9, 3.0, False),
+        (">=2", 2.5, 2.0, 3.0, True),
+        ("<=10", 9.0, 8.0, 10.5, False),
+        ("<=10", 9.0, None, None, True),
+        (">0", 1.0, 0.0, 2.0, False),
+        ("<0", -1.0, -2.0, -0.1, True),
+        (">=-5", -3.0, -4.9, -1.0, True),
+    ],
+)
+def test_a_goal_is_met_by_the_unfavourable_end(
+    goal: str, value: float, low: float | None, high: float | None, met: bool
+) -> None:
+    assert (verdict(goal, row(value, low, high)) == "met") == met
+
+
+def test_a_goal_without_a_row_is_missed() -> None:
+    assert verdict(">=1", None).startswith("missed")
