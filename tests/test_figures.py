@@ -25,7 +25,8 @@ def test_every_row_has_the_columns_and_its_command(path: Path) -> None:
 
 
 def test_the_goals_are_never_weakened() -> None:
-    goals = list(csv.DictReader((ROOT / "benchmarks" / "goals.csv").open(encoding="utf-8")))
+    text = (ROOT / "benchmarks" / "goals.csv").read_text(encoding="utf-8")
+    goals = list(csv.DictReader(text.splitlines()))
     assert len(goals) == 63
     assert {goal["goal"] for goal in goals if goal["figure"] == "minutes"} == {"<=10"}
 

@@ -193,6 +193,6 @@ def test_a_changed_recipe_is_noticed_before_paid_work_is_thrown_away(
 
 def test_an_endpoint_that_is_down_says_so(user_files: Path, teacher: Endpoint) -> None:
     recipe = read_recipe(written_recipe(user_files, "http://127.0.0.1:9/v1"))
-    with pytest.raises(Stopped, match=r"127\.0\.0\.1:9") as stopped:
+    with pytest.raises(Stopped, match="no connection to 127") as stopped:
         run_recipe(recipe, folder=user_files / "run", until="label")
     assert stopped.value.reason == "teacher"
