@@ -2,7 +2,7 @@
 
 python -m benchmarks.quickstart             one run in a fresh folder (about eight minutes)
 python -m benchmarks.quickstart --seeds 3   three students, mean judged, spread in the interval
-python -m benchmarks.quickstart --from runs/reviews   rows from a run that is finished
+python -m benchmarks.quickstart --from runs/reviews --seconds 470   rows from a finished run
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--from", dest="finished", type=Path)
+    parser.add_argument("--seconds", type=float, help="wall time of the finished run, as measured")
     given = parser.parse_args()
     if given.finished is not None:
-        append(given.finished, None)
+        append(given.finished, given.seconds)
         write_readme()
         return
     recipe = dataclasses.replace(read_recipe(RECIPE), seeds=given.seeds)
