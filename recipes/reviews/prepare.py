@@ -5,7 +5,7 @@ at least twenty people's ratings, from -4 (extremely negative) to 4. It is taken
 source package vaderSentiment (MIT licence), and nothing of it is kept in this repository.
 
 Three files are written. Documents are divided by a hash of their number, so all snippets of a
-review are in one file. The training file holds all but the longest, as a user has them: the teacher
+review are in one file. The training file holds every snippet, as a user has them: the teacher
 labels them, and people's ratings are not used. Validation and test hold clearly rated ones.
 
     python recipes/reviews/prepare.py
@@ -36,7 +36,6 @@ FILES = {  # source -> (file, lines that it holds)
     "tweets": ("tweets_GroundTruth.txt", 4200),
     "editorials": ("nytEditorialSnippets_GroundTruth.txt", 5190),
 }
-LONGEST = 140  # characters of a training snippet: longer ones cost more time than they teach
 VALIDATION, TEST = 0.02, 0.08  # shares of the documents
 HERE = Path(__file__).parent
 
@@ -107,8 +106,7 @@ def prepare(out: Path, sources: Iterable[str], beyond: float, cache: Path | None
     divided = divide(read_sdist(fetch(REQUIREMENT, SHA256, cache, progress=print), sources))
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in divided.items():
-        short = [row for row in rows if len(row["text"]) <= LONGEST]
-        kept = short if name == "train" else label(rows, beyond)
+        kept = rows if name == "train" else label(rows, beyond)
         write_atomic(out / f"{name}.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in kept))
     return out
 

@@ -21,7 +21,7 @@ PROBE_ITEMS = 64
 LONGEST_CHECKED = 32
 PROBE_S = 1.0  # seconds per timed kind of work
 FIXED_S = 75.0  # planning, reading weights, baselines, contamination, report: on two cores
-PLANNED_SHARE = 0.95  # of the minutes that the budget gives
+PLANNED_SHARE = 0.85  # of the minutes that the budget gives: probes run 10 to 15 % too fast
 FEWEST_ITEMS = 64  # training items below which a cut to fit the time is refused
 PROBE_STRINGS = (
     "Hello, world!",
