@@ -1,5 +1,8 @@
 """The quickstart, run as a user runs it: minutes, verdict bounds and speed-up.
 
+`low` and `high` are the verdict's own one-sided 95 % bounds (together a 90 % interval), because
+that is what the goals name; other benchmarks give two-sided 95 % intervals.
+
 python -m benchmarks.quickstart             one run in a fresh folder (about eight minutes)
 python -m benchmarks.quickstart --seeds 3   three students, mean judged, spread in the interval
 python -m benchmarks.quickstart --from runs/reviews --seconds 470   rows from a finished run
