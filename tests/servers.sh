@@ -4,12 +4,16 @@
 set -eu
 missing=""
 while read -r program package purpose; do
-  command -v "$program" >/dev/null 2>&1 || {
+  # Debian keeps servers outside the path of ordinary users; the pattern is meant to be expanded.
+  PATH="$PATH:/usr/sbin:/sbin" command -v $program >/dev/null 2>&1 || {
     missing="$missing $package"
     echo "missing: $program (for $purpose); without it those tests are skipped"
   }
 done <<LIST
 chromium chromium the report page, opened in a browser
+redis-server redis-server limits shared by several processes
+/usr/lib/postgresql/*/bin/postgres postgresql accounts shared by several processes
+nginx nginx the deployment recipe with TLS
 LIST
 [ -n "$missing" ] || exit 0
 if [ "${STILLHOUSE_APT:-0}" = 1 ]; then

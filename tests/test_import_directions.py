@@ -19,9 +19,12 @@ MAY_IMPORT = {
     "students": {"exchanges", "statistics", "teachers"},
     "parity": {"exchanges", "statistics", "teachers", "students"},
     "distill": {"exchanges", "statistics", "teachers", "students", "parity"},
-    "cli": {"exchanges", "statistics", "teachers", "students", "parity", "distill"},
+    "accounts": {"exchanges", "statistics"},
+    "limits": {"exchanges", "statistics"},
+    "gateway": {"exchanges", "statistics", "accounts", "limits"},
 }
-BASE_ROOMS = ["exchanges", "statistics"]
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
+BASE_ROOMS = ["exchanges", "statistics", "accounts", "limits", "gateway"]
 DISTILL_ONLY = {"torch", "transformers", "peft", "sklearn", "matplotlib", "gguf"}
 
 

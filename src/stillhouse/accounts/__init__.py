@@ -1,0 +1,1 @@
+"""Accounts: organisations, accounts, keys, terms, tiers, bans, address blocks."""

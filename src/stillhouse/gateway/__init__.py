@@ -1,0 +1,1 @@
+"""Gateway: the OpenAI-compatible front of a model API."""

@@ -1,0 +1,1 @@
+"""Limits: exact reserve-and-settle limits over many scopes at once."""
