@@ -80,16 +80,21 @@ def fit(tiny_model: Build, tiny_tokenizer: Build, tmp_path: Path) -> Callable[..
     return run
 
 
-def oracle_loss(model: Any, example: Example, label_tokens: tuple[int, ...]) -> torch.Tensor:
+def oracle_loss(
+    model: Any, example: Example, label_tokens: tuple[int, ...], weight: float
+) -> torch.Tensor:
     """The documented sum, term by term, one example at a time, in the model's precision."""
     logprobs = torch.log_softmax(model(torch.tensor([example.ids])).logits[0], -1)
     total = torch.zeros((), dtype=logprobs.dtype)
+    soft = example.label_probabilities
     for t in range(example.start, len(example.ids)):
-        if t == example.start and example.label_probabilities is not None:
-            for q, token in zip(example.label_probabilities, label_tokens, strict=True):
-                total = total - q * logprobs[t - 1, token]
+        if t == example.start and soft is not None:
+            mass = sum(logprobs[t - 1, token].exp() for token in label_tokens)
+            for q, token in zip(soft, label_tokens, strict=True):
+                total = total - q * (logprobs[t - 1, token].exp() / mass).log()
+            total = total - weight * mass.log()
         else:
-            total = total - logprobs[t - 1, example.ids[t]]
+            total = total - (1.0 if soft is None else weight) * logprobs[t - 1, example.ids[t]]
     return total
 
 
@@ -102,21 +107,38 @@ def soft_examples(tokenizer: Any) -> Any:
     return build_examples(TRAIN.items, targets, template, window=512, labels=LABELS)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.1, 0.0])
 def test_the_padded_loss_and_gradient_equal_the_plain_sum(
-    tiny_model: Build, tiny_tokenizer: Build
+    tiny_model: Build, tiny_tokenizer: Build, weight: float
 ) -> None:
     built = soft_examples(tiny_tokenizer())
     examples = built.examples[:7]
     assert len({len(example.ids) for example in examples}) > 3
     fast, slow = tiny_model().double(), tiny_model().double()
-    loss = reply_loss(fast, make_batch(examples, built.label_tokens))
+    loss = reply_loss(fast, make_batch(examples, built.label_tokens), weight)
     loss.backward()
-    expected = sum(oracle_loss(slow, example, built.label_tokens) for example in examples)
+    expected = sum(oracle_loss(slow, example, built.label_tokens, weight) for example in examples)
     expected.backward()
     # The fast loss takes logits to float32 on purpose; everything before is float64 here.
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     for a, b in zip(fast.parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_writing_weight_of_one_is_cross_entropy_over_the_vocabulary(
+    tiny_model: Build, tiny_tokenizer: Build
+) -> None:
+    built = soft_examples(tiny_tokenizer())
+    example = next(one for one in built.examples if one.label_probabilities is not None)
+    model = tiny_model()
+    logprobs_LV = torch.log_softmax(model(torch.tensor([example.ids])).logits[0].float(), -1)
+    expected = -sum(
+        q * logprobs_LV[example.start - 1, token]
+        for q, token in zip(example.label_probabilities, built.label_tokens, strict=True)
+    ) - sum(logprobs_LV[t - 1, example.ids[t]] for t in range(example.start + 1, len(example.ids)))
+    torch.testing.assert_close(
+        reply_loss(model, make_batch([example], built.label_tokens), 1.0), expected
+    )
 
 
 def test_training_equals_a_plain_loop_whatever_the_micro_batches(
@@ -139,7 +161,9 @@ def test_training_equals_a_plain_loop_whatever_the_micro_batches(
         epoch_batches([len(e.ids) for e in built.examples], 8, seed=1, epoch=0)
     ):
         chosen = [built.examples[i] for i in batch]
-        loss = sum(oracle_loss(model, e, ()) for e in chosen) / sum(e.reply_tokens for e in chosen)
+        loss = sum(oracle_loss(model, e, (), 1.0) for e in chosen) / sum(
+            e.reply_tokens for e in chosen
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -199,7 +223,7 @@ def test_the_best_weights_are_kept_and_training_stops_when_they_get_old(
     )
     model = LocalModel.load(result.student).model
     with torch.no_grad():
-        total = float(sum(oracle_loss(model, example, ()) for example in built.examples))
+        total = float(sum(oracle_loss(model, example, (), 1.0) for example in built.examples))
     tokens = sum(example.reply_tokens for example in built.examples)
     assert total / tokens == pytest.approx(result.best_validation_loss, rel=1e-4)
 

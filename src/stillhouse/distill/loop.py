@@ -231,7 +231,7 @@ class _Loop:
         for part in micro_batches(batch, self.lengths, config.micro_batch_tokens):
             tensors = make_batch([examples[i] for i in part], self.train_set.label_tokens)
             with compute_in(self.dtype):
-                loss = reply_loss(self.model, tensors)
+                loss = reply_loss(self.model, tensors, config.writing_weight)
             (loss / reply_tokens).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
@@ -273,7 +273,7 @@ class _Loop:
         for part in micro_batches(range(len(examples)), lengths, self.config.micro_batch_tokens):
             tensors = make_batch([examples[i] for i in part], self.validation_set.label_tokens)
             with compute_in(self.dtype):
-                total += reply_loss(self.model, tensors).item()
+                total += reply_loss(self.model, tensors, self.config.writing_weight).item()
         loss = total / sum(example.reply_tokens for example in examples)
         if not math.isfinite(loss):
             raise InputError(

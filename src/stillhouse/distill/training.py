@@ -76,6 +76,11 @@ class TrainConfig:
         "soft: train the first reply token on the teacher's label probabilities where the teacher "
         "gave them; hard: on the label alone",
     )
+    writing_weight: float = _key(
+        0.01,
+        "with soft label targets: weight of writing a label at all and ending there, beside which "
+        "label it is; 1 is plain cross-entropy over the vocabulary, 0 a student that only scores",
+    )
     max_tokens: int | None = _key(
         None, "longest example in tokens, prompt and reply; the model's window when absent"
     )
@@ -108,6 +113,7 @@ class TrainConfig:
             "weight_decay": self.weight_decay >= 0,
             "beta2": 0 < self.beta2 < 1,
             "clip_norm": self.clip_norm > 0,
+            "writing_weight": self.writing_weight >= 0,
             "max_tokens": self.max_tokens is None or self.max_tokens >= 2,
             "freeze_layers": self.freeze_layers >= 0,
             "evaluate_every": self.evaluate_every >= 1,
