@@ -58,8 +58,8 @@ def run_judge(run: Run, folder: Path) -> None:
     run.progress.say(judgement.verdict.sentence)
 
 
-def judge_sheets(run: Run) -> Judgement:
-    """Judge the sheets that the stage has written; asks no model."""
+def judge_sheets(run: Run, *, alpha: float = 0.05) -> Judgement:
+    """Judge the sheets that the stage has written, with bounds at 1 - `alpha`; asks no model."""
     items = run.splits.test.items
     folder, label = run.folder / "judge", run.folder / "label"
     sheets = trivial_answers(
@@ -71,7 +71,8 @@ def judge_sheets(run: Run) -> Judgement:
             sheets[name] = read_answers(path)
     students = [read_answers(folder / f"student-{seed}.jsonl") for seed in seeds_of(run)]
     teacher = read_answers(label / "test.jsonl")
-    return judge(items, teacher, students, sheets, judge_config(run))
+    config = dataclasses.replace(judge_config(run), alpha=alpha)
+    return judge(items, teacher, students, sheets, config)
 
 
 def seeds_of(run: Run) -> list[int]:
