@@ -1,0 +1,305 @@
+"""The back end in memory: one process, no service, the fastest path.
+
+With a folder it is durable: after a restart every cell is as it was, and what was open stays
+charged at its reservation. A second process on the folder is refused. Not for several threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, NamedTuple
+
+from stillhouse.exchanges import InputError
+from stillhouse.limits.cells import CELLS, DAY_US, FOREVER_US, Cell
+from stillhouse.limits.ledger import CellState, Intent, Ledger, Outcome
+from stillhouse.limits.limit import PUBLIC_SCOPES, Demand, Limit, Scope
+from stillhouse.limits.results import (
+    HEADER_UNITS,
+    Exceeded,
+    Reading,
+    Reserved,
+    Settled,
+    Unavailable,
+    Unknown,
+    exceeded,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+_SLOT_BITS = 20  # cells are looked at for eviction in slots of about a second
+_SETTLED_KEPT = 8192  # how many settled reservations are still told from unknown ones
+
+
+class _Open(NamedTuple):
+    at_us: int
+    mark: int
+    demands: Sequence[Demand]
+    cells: list[Cell | None]  # None: a shadow limit that would have refused
+
+
+class Memory:
+    """Limits of one process. Start from `reserve_now` and `settle_now`.
+
+    `cells_max` bounds the memory (roughly 0.5 kB a cell): beyond it nothing new is admitted, as a
+    cell that still counts is never dropped.
+    """
+
+    def __init__(self, *, folder: Path | None = None, cells_max: int = 4_000_000):
+        self._cells: dict[tuple[Scope, str], Cell] = {}
+        self._cells_max = cells_max
+        self._open: dict[bytes, _Open] = {}
+        self._settled: dict[bytes, None] = {}
+        self._now_us = 0
+        self._mark = 0
+        self._due: dict[int, list[tuple[Scope, str]]] = {}
+        self._slots: list[int] = []
+        self._sweep_us = FOREVER_US
+        self._ledger: Ledger | None = None
+        if folder is not None:
+            ledger = Ledger(folder)
+            try:
+                self._restore(ledger)
+            except BaseException:
+                ledger.close()
+                raise
+            self._ledger = ledger
+
+    def reserve_now(
+        self, reservation_id: bytes, demands: Sequence[Demand], now_us: int
+    ) -> Reserved | Exceeded | Unavailable:
+        """Charge all of `demands`, or none; see `Limiter.reserve`. A clock that went back stands.
+
+        `demands` is kept until the settlement: do not change it.
+        """
+        if now_us < self._now_us:
+            now_us = self._now_us
+        else:
+            self._now_us = now_us
+        if now_us >= self._sweep_us:
+            self._sweep(now_us, 2 * len(demands) + 8)
+        if reservation_id in self._open or reservation_id in self._settled:
+            return Unavailable("this reservation id was used before")
+        self._mark = mark = self._mark + 1
+        known = self._cells
+        cells: list[Cell | None] = []
+        refused: list[tuple[Demand, int | None]] = []
+        would_refuse: tuple[Demand, ...] = ()
+        for demand in demands:
+            scope, limit, cost, item = demand
+            cell = known.get((scope, limit.cell))
+            if cell is None:
+                if len(known) >= self._cells_max:
+                    return Unavailable("too many limits are in use for the memory allowed")
+                cell = self._add(scope, limit, now_us)
+            elif cell.limit is not limit:
+                cell.adopt(limit)
+            if cell.stamp == mark or cost < 0:
+                raise ValueError(f"{demand} twice in one reservation, or at a negative cost")
+            cell.stamp = mark
+            if cell.fits(cost, item, now_us):
+                cells.append(cell)
+            elif limit.shadow:
+                cells.append(None)
+                would_refuse += (demand,)
+            else:
+                refused.append((demand, cell.wait_us(cost, now_us)))
+        if refused:
+            return exceeded(demands, refused)
+        if self._ledger is not None:
+            try:
+                charged = demands
+                if would_refuse:
+                    charged = [d for d, cell in zip(demands, cells, strict=True) if cell]
+                self._ledger.reserved(reservation_id, now_us, charged)
+            except InputError as error:
+                return Unavailable(str(error))
+        readings = []
+        for demand, cell in zip(demands, cells, strict=True):
+            if cell is None:
+                continue
+            scope, limit, cost, item = demand
+            cell.take(cost, item, mark, now_us)
+            if limit.unit in HEADER_UNITS and scope[0] in PUBLIC_SCOPES:
+                readings.append(Reading(demand, *cell.reading()))
+        self._open[reservation_id] = _Open(now_us, mark, demands, cells)
+        return Reserved(now_us, tuple(readings), would_refuse)
+
+    def settle_now(
+        self, reservation_id: bytes, used: Mapping[str, int], now_us: int
+    ) -> Settled | Unknown | Unavailable:
+        """Correct a reservation to what was used; see `Limiter.settle`."""
+        if now_us < self._now_us:
+            now_us = self._now_us
+        else:
+            self._now_us = now_us
+        entry = self._open.get(reservation_id)
+        if entry is None:
+            if reservation_id in self._settled:
+                return Settled(already=True)
+            return Unknown(reservation_id)
+        failure = None
+        if used and min(used.values()) < 0:
+            raise ValueError(f"use cannot be negative: {dict(used)}")
+        if self._ledger is not None:
+            try:
+                self._ledger.settled(reservation_id, now_us, used)
+            except InputError as error:
+                # As it will be after a restart: charged at the reservation.
+                failure, used = str(error), {}
+        del self._open[reservation_id]
+        if len(self._settled) >= _SETTLED_KEPT:
+            del self._settled[next(iter(self._settled))]
+        self._settled[reservation_id] = None
+        excess = _settle(entry, used, now_us)
+        return _SETTLED if failure is None and not excess else _told(failure, excess)
+
+    async def reserve(
+        self, reservation_id: bytes, demands: Sequence[Demand], now_us: int
+    ) -> Reserved | Exceeded | Unavailable:
+        """`reserve_now`, for callers that may have either back end."""
+        return self.reserve_now(reservation_id, demands, now_us)
+
+    async def settle(
+        self, reservation_id: bytes, used: Mapping[str, int], now_us: int
+    ) -> Settled | Unknown | Unavailable:
+        """`settle_now`, for callers that may have either back end."""
+        return self.settle_now(reservation_id, used, now_us)
+
+    async def close(self) -> None:
+        """See `close_now`."""
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Sync the ledger and let go of the folder."""
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+    def sync(self) -> None:
+        """Put the ledger on the disk: what came before this call survives a loss of power."""
+        if self._ledger is not None:
+            self._ledger.sync()
+
+    @property
+    def cell_count(self) -> int:
+        """How many cells are held."""
+        return len(self._cells)
+
+    @property
+    def open_count(self) -> int:
+        """How many reservations are open."""
+        return len(self._open)
+
+    def charge(self, demands: Iterable[Demand], at_us: int) -> None:
+        """Charge without asking, at a time not before any earlier one: for rebuilding."""
+        self._now_us = max(self._now_us, at_us)
+        self._mark += 1
+        for demand in demands:
+            cell = self._cell(demand.scope, demand.limit)
+            cell.fits(0, demand.item, self._now_us)
+            cell.take(demand.cost, demand.item, self._mark, self._now_us)
+            cell.settle(demand.cost, demand.cost, self._mark, self._now_us, self._now_us)
+
+    def dump(self) -> Iterator[CellState]:
+        """Every cell that counts anything."""
+        for (scope, _), cell in self._cells.items():
+            if cell.empty_at_us(self._now_us) > self._now_us:
+                yield CellState(scope, cell.limit, cell.dump())
+
+    def _cell(self, scope: Scope, limit: Limit) -> Cell:
+        cell = self._cells.get((scope, limit.cell))
+        if cell is None:
+            return self._add(scope, limit, self._now_us)
+        if cell.limit != limit:
+            cell.adopt(limit)
+        return cell
+
+    def _add(self, scope: Scope, limit: Limit, now_us: int) -> Cell:
+        key = (scope, limit.cell)
+        cell: Cell = CELLS[limit.kind](limit, now_us)
+        self._cells[key] = cell
+        life_us = limit.capacity // limit.drain if limit.drain else limit.window_us
+        self._look_at(key, now_us, now_us + (life_us or DAY_US))
+        return cell
+
+    def _look_at(self, key: tuple[Scope, str], now_us: int, due_us: int) -> None:
+        slot = (min(due_us, now_us + DAY_US) >> _SLOT_BITS) + 1
+        keys = self._due.get(slot)
+        if keys is None:
+            self._due[slot] = [key]
+            heapq.heappush(self._slots, slot)
+            self._sweep_us = self._slots[0] << _SLOT_BITS
+        else:
+            keys.append(key)
+
+    def _sweep(self, now_us: int, count: int) -> None:
+        """Look at up to `count` cells that are due, and drop those that are fully drained."""
+        slots, due = self._slots, self._due
+        while slots and slots[0] << _SLOT_BITS <= now_us:
+            keys = due[slots[0]]
+            while keys:
+                if not count:
+                    return
+                count -= 1
+                key = keys.pop()
+                empty_us = self._cells[key].empty_at_us(now_us)
+                if empty_us <= now_us:
+                    del self._cells[key]
+                else:
+                    self._look_at(key, now_us, empty_us)
+            del due[heapq.heappop(slots)]
+        self._sweep_us = slots[0] << _SLOT_BITS if slots else FOREVER_US
+
+    def _restore(self, ledger: Ledger) -> None:
+        self._now_us, cells = ledger.snapshot()
+        for scope, limit, state in cells:
+            self._cell(scope, limit).load(state)
+        for event in ledger.events():
+            if isinstance(event, Intent):
+                self._replay_intent(event)
+            else:
+                self._replay_outcome(event)
+        for entry in self._open.values():
+            _settle(entry, {}, self._now_us)
+        self._open.clear()
+        self._settled.clear()
+        ledger.replace(self.dump(), self._now_us)
+
+    def _replay_intent(self, event: Intent) -> None:
+        self._now_us = now_us = max(self._now_us, event.at_us or 0)
+        self._mark += 1
+        cells: list[Cell | None] = []
+        for scope, limit, cost, item in event.demands:
+            cell = self._cell(scope, limit)
+            cell.fits(cost, item, now_us)
+            cell.take(cost, item, self._mark, now_us)
+            cells.append(cell)
+        self._open[event.reservation_id] = _Open(now_us, self._mark, event.demands, cells)
+
+    def _replay_outcome(self, event: Outcome) -> None:
+        self._now_us = max(self._now_us, event.settled_us)
+        entry = self._open.pop(event.reservation_id, None)
+        if entry is not None and event.used is not None:
+            _settle(entry, event.used, self._now_us)
+
+
+def _settle(entry: _Open, used: Mapping[str, int], now_us: int) -> dict[str, int]:
+    """Settle every cell of a reservation; return what was used above it."""
+    excess: dict[str, int] = {}
+    for (_, limit, cost, _), cell in zip(entry.demands, entry.cells, strict=True):
+        if cell is None:
+            continue
+        actual = used.get(limit.unit, cost)
+        cell.settle(cost, actual, entry.mark, entry.at_us, now_us)
+        if actual > cost:
+            excess[limit.unit] = max(actual - cost, excess.get(limit.unit, 0))
+    return excess
+
+
+def _told(failure: str | None, excess: dict[str, int]) -> Settled | Unavailable:
+    return Settled(excess=excess) if failure is None else Unavailable(failure)
+
+
+_SETTLED = Settled()

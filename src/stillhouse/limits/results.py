@@ -1,0 +1,135 @@
+"""What a reservation and a settlement answer, and what of it a client may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from stillhouse.limits.limit import PUBLIC_SCOPES, Demand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+HEADER_UNITS = ("requests", "tokens")
+_SECOND_US = 10**6
+
+
+class Reading(NamedTuple):
+    """What is left of one limit after a reservation."""
+
+    demand: Demand
+    remaining: int  # what one more reservation could ask for now
+    reset_us: int  # until nothing of what was admitted counts any more
+
+
+class Reserved(NamedTuple):
+    """Admitted and charged, in every scope. `settle` it exactly once.
+
+    `readings` are those of key, account and organisation limits in requests or tokens.
+    """
+
+    at_us: int  # the limiter's time of the admission
+    readings: tuple[Reading, ...]
+    would_refuse: tuple[Demand, ...]  # shadow limits that would have refused; they were not charged
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """Refused; nothing was charged anywhere.
+
+    `demand` and `retry_after_us` are for the log. A client is told `retry_after_s` alone: for a
+    scope that is not `public` it is worked out from the limits the client may know of, so that
+    nothing tells that its account is linked to others.
+    """
+
+    demand: Demand
+    retry_after_us: int | None  # None: never by waiting
+    retry_after_s: int | None
+    public: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Neither admitted nor refused by a limit: the limiter cannot know. Serve nothing."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Settled. `excess`: unit -> use above its reservation; it was charged too, as a debt."""
+
+    already: bool = False  # it had been settled before; this call changed nothing
+    excess: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """No such reservation: never made, refused, or settled long ago. Nothing was changed."""
+
+    reservation_id: bytes
+
+
+class Limiter(Protocol):
+    """The interface of both back ends."""
+
+    async def reserve(
+        self, reservation_id: bytes, demands: Sequence[Demand], now_us: int
+    ) -> Reserved | Exceeded | Unavailable:
+        """Charge all of `demands`, or none.
+
+        `reservation_id` is 16 random bytes, used once. Raises `ValueError` where two demands name
+        one cell or a cost is negative.
+        """
+
+    async def settle(
+        self, reservation_id: bytes, used: Mapping[str, int], now_us: int
+    ) -> Settled | Unknown | Unavailable:
+        """Correct what was reserved to what was used, unit by unit; release leases.
+
+        A unit that `used` does not name stays charged at its reservation.
+        """
+
+    async def close(self) -> None:
+        """Let go of files and connections; what is open stays charged."""
+
+
+def exceeded(demands: Iterable[Demand], refused: Sequence[tuple[Demand, int | None]]) -> Exceeded:
+    """Say which of the refusing limits takes longest, hiding it where its scope is not public."""
+    demand, wait_us = max(refused, key=lambda pair: (pair[1] is None, pair[1] or 0))
+    public = demand.scope.kind in PUBLIC_SCOPES
+    shown = (None if wait_us is None else _seconds(wait_us)) if public else _plausible_s(demands)
+    return Exceeded(demand, wait_us, shown, public)
+
+
+def ratelimit_headers(readings: Iterable[Reading]) -> dict[str, str]:
+    """Return `x-ratelimit-*` headers for a reply that was served: the tightest limit of a unit.
+
+    A refusal carries none of them, whatever refused: values beside it would tell a client whether
+    one of its own limits did.
+    """
+    tightest: dict[str, Reading] = {}
+    for reading in readings:
+        unit = reading.demand.limit.unit
+        if unit not in tightest or reading.remaining < tightest[unit].remaining:
+            tightest[unit] = reading
+    headers = {}
+    for unit, reading in tightest.items():
+        headers[f"x-ratelimit-limit-{unit}"] = str(reading.demand.limit.amount)
+        headers[f"x-ratelimit-remaining-{unit}"] = str(reading.remaining)
+        headers[f"x-ratelimit-reset-{unit}"] = f"{_seconds(reading.reset_us)}s"
+    return headers
+
+
+def _seconds(wait_us: int) -> int:
+    return max(1, -(-wait_us // _SECOND_US))
+
+
+def _plausible_s(demands: Iterable[Demand]) -> int:
+    """How long the demands' own cost takes to drain from the slowest limit a client may know."""
+    waits = [
+        -(-min(cost, limit.burst) * limit.grain // limit.drain)
+        for scope, limit, cost, _ in demands
+        if limit.kind == "rolling" and scope.kind in PUBLIC_SCOPES
+    ]
+    return _seconds(max(waits, default=1))
