@@ -14,6 +14,7 @@ import stillhouse
 from stillhouse.cli.distill import distill
 from stillhouse.cli.doctor import doctor
 from stillhouse.cli.exits import MEANINGS, Exit
+from stillhouse.cli.gateway import gateway
 from stillhouse.cli.init import init
 from stillhouse.cli.judge import judge
 from stillhouse.exchanges import InputError
@@ -38,7 +39,7 @@ def command() -> None:
     """
 
 
-for verb in (init, distill, judge, doctor):
+for verb in (init, distill, judge, gateway, doctor):
     command.add_command(verb)
 
 

@@ -1,0 +1,275 @@
+"""Whether a request is let in, and what it must reserve: decisions of values and a clock, no I/O.
+
+`identify` needs only the address and the key, so that nobody's body is read for nothing; `decide`
+is the whole decision and what a simulation calls. Neither changes anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from stillhouse.accounts import Denied
+from stillhouse.limits import Demand, Limit, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from stillhouse.accounts import Address, Cap, KeyFacts, Origin, Snapshot, Tier
+    from stillhouse.gateway.config import LimitSetting
+
+INFERENCE = "inference"
+# What an accounts' cap measures -> the unit by which a reservation is settled.
+UNITS = {
+    "requests": "requests",
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "money_nano": "money",
+    "distinct_prompts": "prompts",
+    "concurrency": "concurrent",
+}
+_KEPT = 65_536
+# A scope (or the kind of one that depends on the request), its limit, and the limit's unit.
+_Rows = tuple[tuple[Scope | str, Limit, str], ...]
+_ALWAYS_ONE = ("requests", "concurrent")
+if TYPE_CHECKING:
+    _Kept = tuple[KeyFacts, Tier, _Rows, tuple[Demand, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Not served. `code` is a row of the table of refusals; the rest is for the log alone."""
+
+    code: str
+    scope: str | None = None
+    measure: str | None = None
+
+
+class Bound(NamedTuple):
+    """The most that a request can cost, before it is asked of the upstream."""
+
+    input_tokens: int
+    output_tokens: int
+    money: int  # nano-dollars
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One request as the decision sees it."""
+
+    address: Address
+    origin: Origin
+    key_text: str | None
+    model: str
+    bound: Bound
+    prompt: bytes  # keyed digest of the prompt, for limits on distinct ones
+    end_user: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Served if all of `demands` can be reserved at once."""
+
+    facts: KeyFacts
+    tier: Tier
+    demands: tuple[Demand, ...]
+
+
+class Rules:
+    """The limits that bind: those of the tiers and the operator's own. Built once a configuration.
+
+    `lease_us` is how long a request can hold a place of a concurrency limit at most.
+    """
+
+    def __init__(self, more: Sequence[LimitSetting] = (), *, lease_us: int = 3_600_000_000):
+        self._lease_us = lease_us
+        self._more = tuple((row.scope, _own_limit(row, lease_us)) for row in more)
+        self._tiers: dict[str, tuple[Tier, tuple[tuple[str, Limit], ...]]] = {}
+        self._limits: dict[tuple[object, ...], Limit] = {}
+        self._seen: dict[str, _Kept] = {}
+
+    def demands(self, asking: Asking, facts: KeyFacts, tier: Tier) -> tuple[Demand, ...]:
+        """Return what `asking` must reserve, over every scope."""
+        kept = self._seen.get(facts.key_id)
+        if kept is None or kept[0] is not facts or kept[1] is not tier:
+            kept = self._remember(facts, tier)
+        bound = asking.bound
+        costs = {
+            "requests": 1,
+            "concurrent": 1,
+            "prompts": 1,
+            "input_tokens": bound.input_tokens,
+            "output_tokens": bound.output_tokens,
+            "money": bound.money,
+        }
+        found: list[Demand] = list(kept[3])
+        for scope, limit, unit in kept[2]:
+            cost = costs[unit]
+            if not cost:
+                continue
+            item = asking.prompt if unit == "prompts" else b""
+            if isinstance(scope, Scope):
+                found.append(Demand(scope, limit, cost, item))
+            else:
+                found += [Demand(one, limit, cost, item) for one in _scopes(scope, asking)]
+        return tuple(found)
+
+    def _remember(self, facts: KeyFacts, tier: Tier) -> _Kept:
+        own = {
+            "key": facts.key_id,
+            "account": facts.account,
+            "organisation": facts.organisation,
+            "campaign": facts.campaign,
+            "global": "all",
+        }
+        rows: dict[tuple[Scope | str, str], tuple[Scope | str, Limit, str]] = {}
+        for kind, limit in (*self._of_tier(tier), *self._more):
+            identity = own.get(kind)
+            scope = kind if kind not in own else identity and Scope(kind, identity)
+            if scope:
+                rows[scope, limit.name] = (scope, limit, limit.unit)
+        if len(self._seen) >= _KEPT:
+            self._seen.clear()
+        # What costs one whatever is asked is the same demand every time.
+        fixed = tuple(
+            Demand(scope, limit, 1)
+            for scope, limit, unit in rows.values()
+            if isinstance(scope, Scope) and unit in _ALWAYS_ONE
+        )
+        varying = tuple(
+            row
+            for row in rows.values()
+            if not isinstance(row[0], Scope) or row[2] not in _ALWAYS_ONE
+        )
+        kept = self._seen[facts.key_id] = (facts, tier, varying, fixed)
+        return kept
+
+    def _of_tier(self, tier: Tier) -> tuple[tuple[str, Limit], ...]:
+        kept = self._tiers.get(tier.name)
+        if kept is None or kept[0] != tier:
+            rows = tuple((cap.scope, self._limit(cap)) for cap in tier.caps)
+            self._tiers[tier.name] = kept = (tier, rows)
+        return kept[1]
+
+    def _limit(self, cap: Cap) -> Limit:
+        # One object for one meaning: two tiers with the same cap share it.
+        key = (cap.measure, cap.amount, cap.window_us, cap.burst)
+        limit = self._limits.get(key)
+        if limit is None:
+            limit = self._limits[key] = tier_limit(cap, self._lease_us)
+        return limit
+
+
+def tier_limit(cap: Cap, lease_us: int) -> Limit:
+    """Return the limit that a tier's cap stands for. Its name keeps its level between tiers."""
+    name = f"{cap.measure}/{cap.window_us}"
+    unit = UNITS[cap.measure]
+    if cap.measure == "concurrency":
+        return Limit.concurrency(name, cap.amount, lease_us)
+    if cap.measure == "distinct_prompts":
+        return Limit.distinct(name, cap.amount, cap.window_us)
+    return Limit.rolling(name, unit, cap.amount, cap.window_us, burst=cap.burst or None)
+
+
+def identify(
+    snapshot: Snapshot, address: Address, origin: Origin, key_text: str | None, now_us: int
+) -> KeyFacts | Refuse:
+    """Return who asks, or why they may not: by address and key alone."""
+    denied = snapshot.blocks.match(address, now_us) or snapshot.origin_denial(address, origin, None)
+    if denied is not None:
+        return _refuse(denied)
+    if key_text is None:
+        return Refuse("no_key")
+    facts = snapshot.authenticate(key_text, now_us)
+    if isinstance(facts, Denied):
+        return _refuse(facts)
+    denied = snapshot.standing(facts, now_us)
+    if denied is None:
+        denied = snapshot.origin_denial(address, origin, snapshot.tier(facts).level)
+    if denied is not None:
+        return _refuse(denied)
+    if INFERENCE not in facts.scopes:
+        return Refuse("scope_missing")
+    return facts
+
+
+def permit(snapshot: Snapshot, rules: Rules, facts: KeyFacts, asking: Asking) -> Admit | Refuse:
+    """Return what an identified client must reserve, or why the model is not for it."""
+    tier = snapshot.tier(facts)
+    if tier.models and asking.model not in tier.models:
+        return Refuse("unknown_model")
+    return Admit(facts, tier, rules.demands(asking, facts, tier))
+
+
+def decide(snapshot: Snapshot, rules: Rules, asking: Asking, now_us: int) -> Admit | Refuse:
+    """Decide on a request: who asks, whether they may, and what must be reserved first.
+
+    Does not look at how fresh the snapshot is: that is a matter of the process, not of the request.
+    """
+    facts = identify(snapshot, asking.address, asking.origin, asking.key_text, now_us)
+    return facts if isinstance(facts, Refuse) else permit(snapshot, rules, facts, asking)
+
+
+def price(input_tokens: int, output_tokens: int, in_nano: int, out_nano: int) -> int:
+    """Return the price in nano-dollars."""
+    return input_tokens * in_nano + output_tokens * out_nano
+
+
+def refusal_of(limit: Limit, *, public: bool, ever: bool) -> str:
+    """Return the code for a limit that has no room; `ever`: waiting would help."""
+    if not public:
+        return "rate_limited_linked"
+    if limit.unit == "concurrent":
+        return "concurrency_limited"
+    if limit.unit == "money":
+        return "budget_exhausted"
+    return "rate_limited" if ever else "exceeds_limit"
+
+
+def used_units(
+    input_tokens: int | None, output_tokens: int | None, money: int | None
+) -> Mapping[str, int]:
+    """Return what a reservation is settled by; what is unknown is left out, so it is paid whole."""
+    found = {"requests": 1, "prompts": 1}
+    if input_tokens is not None:
+        found["input_tokens"] = input_tokens
+    if output_tokens is not None:
+        found["output_tokens"] = output_tokens
+    if money is not None:
+        found["money"] = money
+    return found
+
+
+def _refuse(denied: Denied) -> Refuse:
+    return Refuse(denied.code, denied.scope, denied.measure)
+
+
+def _own_limit(row: LimitSetting, lease_us: int) -> Limit:
+    window_us = int(row.window_s * 1_000_000)
+    name = f"own/{row.scope}/{row.measure}/{row.per}/{window_us}"
+    unit = UNITS[row.measure]
+    if row.measure == "concurrency":
+        return Limit.concurrency(name, row.amount, lease_us, shadow=row.shadow)
+    if row.measure == "distinct_prompts":
+        return Limit.distinct(name, row.amount, window_us, shadow=row.shadow)
+    if row.per == "month":
+        return Limit.month(name, unit, row.amount, shadow=row.shadow)
+    if row.per == "balance":
+        return Limit.balance(name, unit, row.amount, shadow=row.shadow)
+    return Limit.rolling(name, unit, row.amount, window_us, burst=row.burst, shadow=row.shadow)
+
+
+def _scopes(kind: str, asking: Asking) -> Iterable[Scope]:
+    if kind == "address":
+        return _address_scopes(asking.address)
+    if kind == "model":
+        return (Scope("model", asking.model),)
+    if kind == "end_user" and asking.end_user is not None:
+        return (Scope("end_user", asking.end_user.hex()),)
+    return ()
+
+
+@lru_cache(maxsize=16_384)
+def _address_scopes(address: Address) -> tuple[Scope, ...]:
+    return tuple(Scope("address", text) for text in address.scopes)

@@ -1,0 +1,383 @@
+"""The gateway as an ASGI application: one request from its first byte to its last, in order.
+
+Read `Gateway._serve` first. Everything that opens files, sockets or tasks is in `service`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from stillhouse.accounts import Origin, parse_address
+from stillhouse.exchanges import InputError, new_id
+from stillhouse.gateway.addresses import client_address
+from stillhouse.gateway.admission import Asking, Bound, Refuse, identify, permit, price
+from stillhouse.gateway.refusals import REFUSALS, RefusedError, error_body, error_event, shown
+from stillhouse.gateway.relay import UNKNOWN
+from stillhouse.gateway.surfaces import ReplyRebuilder, model_body, models_body, parse_request
+from stillhouse.gateway.turn import Turn
+from stillhouse.limits import ratelimit_headers
+
+if TYPE_CHECKING:
+    from stillhouse.accounts import FailureThrottle, KeyFacts, KeyUses, Origins, Sightings, Snapshot
+    from stillhouse.exchanges import KeyedDigests
+    from stillhouse.gateway.accounting import Accounting
+    from stillhouse.gateway.log import Log
+    from stillhouse.gateway.metrics import Metrics
+    from stillhouse.gateway.offering import Offered, Offering
+    from stillhouse.gateway.refusals import Dialect
+    from stillhouse.gateway.relay import Receive, Send
+    from stillhouse.gateway.surfaces import Surface
+    from stillhouse.limits import Reserved, SteadyClock
+
+    Headers = list[tuple[bytes, bytes]]
+
+_POSTS: dict[str, tuple[Surface, Dialect]] = {
+    "/v1/chat/completions": ("chat", "openai"),
+    "/v1/completions": ("completions", "openai"),
+    "/v1/responses": ("responses", "openai"),
+    "/v1/embeddings": ("embeddings", "openai"),
+    "/v1/messages": ("messages", "anthropic"),
+}
+_OTHER: tuple[None, Dialect] = (None, "openai")
+_MODELS = "/v1/models"
+_JSON = (b"content-type", b"application/json")
+_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+_SDK_CHARS = 120
+_NOWHERE = Origin()
+
+
+class Gateway:
+    """Serves clients. `offering` is what the configuration offers, swapped whole at a reload."""
+
+    def __init__(
+        self,
+        *,
+        offering: Offering,
+        snapshot: Snapshot,
+        books: Accounting,
+        digests: KeyedDigests,
+        throttle: FailureThrottle,
+        sightings: Sightings,
+        uses: KeyUses,
+        origins: Origins | None,
+        clock: SteadyClock,
+        metrics: Metrics,
+        log: Log,
+    ):
+        self.offering = offering
+        self.snapshot = snapshot
+        self.turns: set[Turn] = set()
+        self.draining = False
+        self._books = books
+        self._digest = digests.digest
+        self._throttle = throttle
+        self._sightings = sightings
+        self._uses = uses
+        self._origins = origins
+        self._clock = clock
+        self._metrics = metrics
+        self._log = log
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request. What fails is answered, logged and counted, never raised."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"{scope['type']} is not served here")
+        path = scope["path"]
+        surface, dialect = _POSTS.get(path, _OTHER)
+        if surface is None:
+            if path in ("/healthz", "/readyz"):
+                await self._health(path, send)
+                return
+            dialect = _dialect_of(scope["headers"])
+        arrived_us = self._clock.now_us()
+        turn = Turn(new_id(arrived_us), arrived_us, time.monotonic(), dialect)
+        self.turns.add(turn)
+        try:
+            if surface is None:
+                await self._models(turn, scope, send)
+            elif scope["method"] != "POST":
+                raise RefusedError("method_not_allowed")
+            else:
+                await self._serve(turn, surface, scope, receive, send)
+        except RefusedError as error:
+            await self._refuse(turn, error, send)
+        except asyncio.CancelledError:
+            await self._cut(turn, send)
+        except Exception as error:  # noqa: BLE001 (the last resort: no trace may reach a client)
+            self._log.failure(turn.request_id, error)
+            await self._refuse(turn, RefusedError("internal_error"), send)
+        finally:
+            self.turns.discard(turn)
+
+    async def _serve(
+        self, turn: Turn, surface: Surface, scope: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        offering = self.offering
+        facts = self._enter(turn, scope)
+        body = turn.body = await _read(turn, receive, offering.bounds.body_bytes)
+        now_us = self._clock.now_us()
+        tier = self.snapshot.tier(facts)
+        asked = turn.asked = parse_request(surface, body, offering.policy(facts, tier), now_us)
+        offered = offering.models[asked.model]
+        turn.model = offered.model
+        turn.bound = _bound(turn, surface, offered)
+        admitted = permit(self.snapshot, offering.rules, facts, self._asking(turn))
+        if isinstance(admitted, Refuse):
+            raise RefusedError(admitted.code)
+        turn.deadline = turn.started + offering.timeouts.total_s
+        reserved = await self._books.open(turn, admitted.demands)
+        try:
+            rebuilder = turn.rebuilder = ReplyRebuilder(
+                asked, reply_id=turn.id.hex(), created_s=now_us // 1_000_000
+            )
+            if asked.stream:
+                await offered.relay.begin(turn, asked)
+                await _start(send, turn, 200, _STREAM, _limits(reserved))
+                await offered.relay.stream(turn, rebuilder, turn.bound.output_tokens, receive, send)
+            else:
+                data = await offered.relay.whole(turn, asked, rebuilder)
+                await _start(send, turn, 200, [_JSON, _length(data)], _limits(reserved))
+                await send({"type": "http.response.body", "body": data})
+        finally:
+            if turn.reserved:  # ended from outside, or a mistake of our own: paid as reserved
+                await self._books.settle(turn, UNKNOWN, status=499, refusal=turn.cut_code)
+
+    def _enter(self, turn: Turn, scope: dict[str, Any]) -> KeyFacts:
+        """Identify the client by its headers alone. Raises `RefusedError`."""
+        offering, snapshot = self.offering, self.snapshot
+        bounds = offering.bounds
+        size = length = 0
+        json = scope["method"] == "GET"
+        bearer = key = None
+        forwarded: list[str] = []
+        for name, value in scope["headers"]:
+            size += len(name) + len(value)
+            if name == b"authorization":
+                bearer = value
+            elif name == b"x-api-key":
+                key = value
+            elif name == b"content-type":
+                json = value[:16].lower() == b"application/json"
+            elif name == b"content-length":
+                length = int(value)
+            elif name == b"user-agent":
+                turn.sdk = value[:_SDK_CHARS].decode("latin-1")
+            elif name == b"x-forwarded-for":
+                forwarded.append(value.decode("latin-1"))
+            elif name == b"content-encoding":
+                raise RefusedError("content_type")
+        if self.draining:
+            raise RefusedError("draining")
+        if snapshot.is_stale(time.monotonic_ns() // 1000):
+            raise RefusedError("stale_feed")
+        if self._books.ledger.failing:
+            raise RefusedError("journal_failing")
+        if len(self.turns) > bounds.in_flight:
+            raise RefusedError("overloaded")
+        if size > bounds.header_bytes:
+            raise RefusedError("request_too_large", "headers")
+        peer = scope["client"]
+        turn.client_text = client_address(peer[0] if peer else "", forwarded, offering.hops)
+        try:
+            address = turn.address = parse_address(turn.client_text)
+        except InputError:
+            raise RefusedError("address_blocked") from None
+        now_us = turn.arrived_us
+        origin = _NOWHERE if self._origins is None else self._origins.find(address)
+        key_text = _key_text(bearer, key)
+        facts = identify(snapshot, address, origin, key_text, now_us)
+        if isinstance(facts, Refuse):
+            wait_us = 0
+            if REFUSALS[facts.code].status == 401:
+                wait_us = self._throttle.fail(address, now_us)
+            self._log.refused(turn.request_id, facts.code, None, facts.measure)
+            if wait_us > 0:
+                raise RefusedError("auth_throttled", retry_after_us=wait_us)
+            raise RefusedError(facts.code)
+        turn.facts = facts
+        if not json:
+            raise RefusedError("content_type")
+        if length > bounds.body_bytes:
+            raise RefusedError("request_too_large")
+        self._sightings.note(address, facts.account, now_us)
+        self._uses.note(facts, key_text or "", now_us)
+        turn.deadline = turn.started + offering.timeouts.body_s
+        return facts
+
+    def _asking(self, turn: Turn) -> Asking:
+        asked, facts = turn.asked, turn.facts
+        if asked is None or facts is None or turn.address is None or turn.bound is None:
+            raise RuntimeError("asked before it was identified and bounded")
+        if asked.end_user is not None:
+            text = f"{facts.account}/{asked.end_user}"
+            turn.end_user = self._digest("end-user", text.encode("utf-8", "replace"))
+        prompt = self._digest("prompt", "\n".join(asked.texts).encode("utf-8", "replace"))
+        return Asking(turn.address, _NOWHERE, None, asked.model, turn.bound, prompt, turn.end_user)
+
+    async def _models(self, turn: Turn, scope: dict[str, Any], send: Send) -> None:
+        path = scope["path"]
+        if path != _MODELS and not path.startswith(_MODELS + "/"):
+            raise RefusedError("unknown_path")
+        if scope["method"] != "GET":
+            raise RefusedError("method_not_allowed")
+        facts = self._enter(turn, scope)
+        models = self.offering.policy(facts, self.snapshot.tier(facts)).models
+        created_s = turn.arrived_us // 1_000_000
+        if path == _MODELS:
+            data = models_body(models.values(), turn.dialect, created_s)
+        else:
+            found = models.get(path[len(_MODELS) + 1 :])
+            if found is None:
+                raise RefusedError("unknown_model")
+            data = model_body(found, turn.dialect, created_s)
+        await _start(send, turn, 200, [_JSON, _length(data)], [])
+        await send({"type": "http.response.body", "body": data})
+
+    async def _health(self, path: str, send: Send) -> None:
+        ready = path == "/healthz" or self.is_ready()
+        data = b"ok\n" if ready else b"not ready\n"
+        headers = [(b"content-type", b"text/plain"), _length(data)]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200 if ready else 503,
+                "headers": headers,
+            }
+        )
+        await send({"type": "http.response.body", "body": data})
+
+    def is_ready(self) -> bool:
+        """Say whether requests would be served now."""
+        now = time.monotonic()
+        return (
+            not self.draining
+            and not self._books.ledger.failing
+            and not self.snapshot.is_stale(time.monotonic_ns() // 1000)
+            and any(o.relay.route.is_open(now) for o in self.offering.models.values())
+        )
+
+    def recheck(self) -> None:
+        """Cut every open request whose key, account or address may not be served any more."""
+        now_us = self._clock.now_us()
+        for turn in list(self.turns):
+            if turn.facts is None or turn.address is None:
+                continue
+            denied = self.snapshot.standing(turn.facts, now_us)
+            denied = denied or self.snapshot.blocks.match(turn.address, now_us)
+            if denied is not None:
+                turn.cut(denied.code)
+
+    def watch(self) -> None:
+        """Cut what has taken too long, and everything while the feed is stale."""
+        now = time.monotonic()
+        stale = self.snapshot.is_stale(time.monotonic_ns() // 1000)
+        slow_s = self.offering.timeouts.slow_client_s
+        for turn in list(self.turns):
+            code = "stale_feed" if stale else turn.overdue(now, slow_s)
+            if code is not None:
+                turn.cut(code)
+
+    async def _refuse(self, turn: Turn, error: RefusedError, send: Send) -> None:
+        code = error.code
+        self._metrics.refused[code] += 1
+        if turn.facts is not None:
+            self._log.refused(turn.request_id, code, turn.facts.account)
+        if turn.headers_sent:
+            data = error_event(code, error.detail, turn.dialect, turn.request_id)
+            await send({"type": "http.response.body", "body": data})
+            return
+        row = shown(code)
+        data = error_body(code, error.detail, turn.dialect, turn.request_id)
+        headers: Headers = [_JSON, _length(data)]
+        if error.retry_after_us is not None and row.status in (429, 503):
+            wait_s = max(1, -(-error.retry_after_us // 1_000_000))
+            headers.append((b"retry-after", b"%d" % wait_s))
+        if not row.retry:
+            headers.append((b"x-should-retry", b"false"))
+        if not turn.body:
+            # The body may not have been read: what follows on this connection is not a request.
+            headers.append((b"connection", b"close"))
+        await _start(send, turn, row.status, headers, [])
+        await send({"type": "http.response.body", "body": data})
+
+    async def _cut(self, turn: Turn, send: Send) -> None:
+        if turn.task is not None:
+            turn.task.uncancel()
+        code = turn.cut_code or "draining"
+        if code == "client_gone":
+            self._metrics.aborted += 1
+            return
+        self._metrics.cut += 1
+        turn.sending_since = 0.0
+        if code == "slow_request" and turn.headers_sent:
+            self._log.refused(turn.request_id, code, None)
+            return  # it does not read: there is no telling it; the server closes the connection
+        await self._refuse(turn, RefusedError(code), send)
+
+
+def _bound(turn: Turn, surface: Surface, offered: Offered) -> Bound:
+    asked, model = turn.asked, offered.model
+    if asked is None:
+        raise RuntimeError("bounded before it was read")
+    tokens_in = offered.tokens.input_tokens(asked)
+    if tokens_in > model.context_tokens:
+        raise RefusedError("too_many_tokens", f"at most {model.context_tokens}")
+    tokens_out = 0 if surface == "embeddings" else asked.max_tokens * asked.choices
+    money = price(tokens_in, tokens_out, model.price_in_nano, model.price_out_nano)
+    return Bound(tokens_in, tokens_out, money)
+
+
+async def _read(turn: Turn, receive: Receive, most_bytes: int) -> bytes:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        turn.cut_code = "client_gone"
+        raise asyncio.CancelledError
+    body: bytes = message["body"]
+    if not message["more_body"] and len(body) <= most_bytes:
+        return body
+    parts, size = [body], len(body)
+    while message["more_body"] and size <= most_bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            turn.cut_code = "client_gone"
+            raise asyncio.CancelledError
+        parts.append(message["body"])
+        size += len(parts[-1])
+    if size > most_bytes:
+        raise RefusedError("request_too_large")
+    return b"".join(parts)
+
+
+async def _start(send: Send, turn: Turn, status: int, headers: Headers, more: Headers) -> None:
+    name = b"request-id" if turn.dialect == "anthropic" else b"x-request-id"
+    turn.headers_sent = True
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (name, turn.request_id.encode()), *more],
+        }
+    )
+
+
+def _limits(reserved: Reserved) -> Headers:
+    headers = ratelimit_headers(reserved.readings)
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _length(data: bytes) -> tuple[bytes, bytes]:
+    return (b"content-length", b"%d" % len(data))
+
+
+def _key_text(bearer: bytes | None, key: bytes | None) -> str | None:
+    if bearer is not None:
+        kind, _, text = bearer.partition(b" ")
+        if kind.lower() == b"bearer" and text:
+            return text.strip().decode("latin-1")
+    return None if key is None else key.strip().decode("latin-1")
+
+
+def _dialect_of(headers: Headers) -> Dialect:
+    return "anthropic" if any(name == b"anthropic-version" for name, _ in headers) else "openai"

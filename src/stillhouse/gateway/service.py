@@ -1,0 +1,289 @@
+"""A gateway with everything it keeps open: store, limits, journals, connections, watchers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from stillhouse.accounts import (
+    FailureThrottle,
+    KeyUses,
+    Origins,
+    Sightings,
+    follow,
+    open_store,
+)
+from stillhouse.exchanges import ExchangeLog, InputError, InUseError, RunLock, SkeletonHash
+from stillhouse.gateway.accounting import Accounting
+from stillhouse.gateway.app import Gateway
+from stillhouse.gateway.config import changed_fixed, open_doors, read_config
+from stillhouse.gateway.ledger import Ledger
+from stillhouse.gateway.log import Log
+from stillhouse.gateway.metrics import Metrics
+from stillhouse.gateway.offering import Offering
+from stillhouse.gateway.recorder import Recorder
+from stillhouse.limits import Memory, SteadyClock
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+    from pathlib import Path
+
+    from stillhouse.gateway.config import Config
+    from stillhouse.limits import Limiter
+
+_TICK_S = 0.05
+_SYNC_S = 1.0
+_WRITE_S = 10.0
+_SLOTS = 256
+
+
+class Service:
+    """One process of the gateway. `open` it, serve `app`, `close` it.
+
+    Closed by default: without its store, its limits or its journals it does not start.
+    """
+
+    def __init__(self, config: Config, path: Path | None, log: Log, environment: Mapping[str, str]):
+        self.config = config
+        self.metrics = Metrics()
+        self.log = log
+        self._path = path
+        self._environment = environment
+        self._clock = SteadyClock()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._closing = contextlib.ExitStack()
+        self._retired: list[Offering] = []
+
+    @classmethod
+    async def open(
+        cls,
+        config: Config,
+        *,
+        path: Path | None = None,
+        log: Log | None = None,
+        environment: Mapping[str, str] | None = None,
+        sink: Any = None,
+    ) -> Self:
+        """Open everything, recover what a crash left, begin to watch.
+
+        `path` is read again at a reload; `sink` is called with every recorded `Exchange`. Raises
+        `InputError` for what cannot be used, `InUseError` where another process has it.
+        """
+        values = os.environ if environment is None else environment
+        service = cls(config, path, log or Log(), values)
+        try:
+            await service._open(sink)
+        except BaseException:
+            service._closing.close()
+            raise
+        return service
+
+    async def _open(self, sink: Any) -> None:
+        config, now_us = self.config, self._clock.now_us()
+        origins = None if config.origins is None else Origins.load(config.origins)
+        url = self._url(config.accounts, config.accounts_env)
+        store = self.store = open_store(url, secrets=config.secrets)
+        self._closing.callback(store.close)
+        digests = store.digests
+        snapshot = store.load_snapshot()
+        folder = self._slot()
+        self.limiter = await self._open_limits(folder)
+        self.ledger = Ledger(folder / "ledger", time_us=now_us)
+        self._closing.callback(self.ledger.close)
+        self.exchanges = ExchangeLog(
+            config.state / "exchanges", key_id=digests.key_id, time_us=now_us, fsync_every=0
+        )
+        self._closing.callback(self.exchanges.close)
+        self.recorder = Recorder(self.exchanges, self.ledger, digests, SkeletonHash(digests), sink)
+        self._recover()
+        books = Accounting(
+            self.limiter, self.ledger, self.recorder, self._clock, self.metrics, self.log
+        )
+        self._settle = books.settle
+        self._sightings, self._uses = Sightings(), KeyUses(store.peppers)
+        self.app = Gateway(
+            offering=Offering(config, digests, books.settle, self._environment),
+            snapshot=snapshot,
+            books=books,
+            digests=digests,
+            throttle=FailureThrottle(),
+            sightings=self._sightings,
+            uses=self._uses,
+            origins=origins,
+            clock=self._clock,
+            metrics=self.metrics,
+            log=self.log,
+        )
+        self._gauges()
+        for door, what in open_doors(config):
+            self.log.event("open", setting=door, what=what)
+        self._start(follow(store, snapshot, on_poll=lambda _: self.app.recheck()))
+        self._start(self._tick())
+        self._start(self._record())
+        self._start(self._sync())
+        self._start(self._write())
+
+    def reload(self) -> bool:
+        """Read the configuration again; keep the old one, and say why, where it cannot be used."""
+        if self._path is None:
+            return False
+        try:
+            config = read_config(self._path)
+            fixed = changed_fixed(self.config, config)
+            if fixed:
+                raise InputError(f"{', '.join(fixed)} cannot change without a restart")
+            offering = Offering(config, self.store.digests, self._settle, self._environment)
+        except InputError as error:
+            self.log.event("reload_refused", reason=str(error))
+            return False
+        # Open requests end on the old one; its idle connections go when they are done.
+        self._retired.append(self.app.offering)
+        self.app.offering, self.config = offering, config
+        self.log.event("reloaded")
+        return True
+
+    async def drain(self) -> None:
+        """Admit nothing more, wait for what is open, cut what stays too long."""
+        self.app.draining = True
+        self.log.event("draining", open=len(self.app.turns))
+        end = time.monotonic() + self.config.timeouts.drain_s
+        while self.app.turns and time.monotonic() < end:
+            await asyncio.sleep(_TICK_S)
+        for turn in list(self.app.turns):
+            turn.cut("draining")
+        while self._pumps() and time.monotonic() < end + self.config.timeouts.abandoned_s:
+            await asyncio.sleep(_TICK_S)
+
+    async def close(self) -> None:
+        """Settle and record what is left, put everything on the disk, close it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pumps = self._pumps()
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        for offering in (*self._retired, self.app.offering):
+            offering.close()
+        if self.recorder.work(budget_us=None) and not self.ledger.failing:
+            self.ledger.forget()
+        self._write_seen()
+        await self.limiter.close()
+        self._closing.close()
+
+    def _url(self, given: str, variable: str | None) -> str:
+        if variable is None:
+            return given
+        value = self._environment.get(variable)
+        if value is None:
+            raise InputError(f"the environment variable {variable} is not set")
+        return value
+
+    def _slot(self) -> Path:
+        """Take the first free folder: one process has one; a crashed one's is taken up again."""
+        shared = self.config.limits != "memory" or self.config.limits_env is not None
+        for number in range(_SLOTS if shared else 1):
+            folder = self.config.state / f"process-{number}"
+            lock = RunLock(folder)
+            try:
+                lock.__enter__()
+            except InUseError:
+                if not shared:
+                    raise
+                continue
+            self._closing.callback(lock.__exit__, None, None, None)
+            return folder
+        raise InputError(f"{_SLOTS} processes use this state already")
+
+    async def _open_limits(self, folder: Path) -> Limiter:
+        config = self.config
+        if config.limits == "memory" and config.limits_env is None:
+            return Memory(folder=folder / "limits")
+        raise InputError(
+            "limits shared by several processes are not in this version",
+            place="limits",
+            repair="set limits to memory",
+        )
+
+    def _recover(self) -> None:
+        """Charge what a crash left without outcome, record what had not reached the exchanges."""
+        found = self.ledger.recovery
+        for intent in found.unsettled:
+            # The limits hold it at its reservation already: they keep their own state.
+            self.ledger.settle({**intent, "status": 500, "refusal": "crashed"})
+        charged = [{**i, "status": 500, "refusal": "crashed"} for i in found.unsettled]
+        recorded = self.recorder.recover([*found.outcomes, *charged], found.logs)
+        self.ledger.forget()
+        if found.unsettled or recorded:
+            self.log.event("recovered", charged=len(found.unsettled), recorded=recorded)
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._tasks.append(asyncio.ensure_future(work))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            self.app.watch()
+            for offering in (self.app.offering, *self._retired):
+                for offered in offering.models.values():
+                    offered.relay.route.watch(now)
+            if self.ledger.failing and self.ledger.retry():
+                self.log.event("journal_works_again")
+
+    async def _record(self) -> None:
+        while True:
+            done = self.recorder.work()
+            await asyncio.sleep(0.02 if done else 0.002)
+
+    async def _sync(self) -> None:
+        while True:
+            await asyncio.sleep(_SYNC_S)
+            if not len(self.recorder) and not self.ledger.failing:
+                self.ledger.forget()
+            self.ledger.turn(self._clock.now_us())
+            try:
+                await asyncio.to_thread(_fsync, [self.ledger.path, self.exchanges.path])
+            except OSError as error:
+                self.ledger.failing = True
+                self.log.trouble("journal", f"the disk refused a sync ({error.strerror})")
+
+    async def _write(self) -> None:
+        while True:
+            await asyncio.sleep(_WRITE_S)
+            with contextlib.suppress(Exception):
+                await asyncio.to_thread(self._write_seen)
+
+    def _write_seen(self) -> None:
+        self.store.record_sightings(self._sightings.drain())
+        self.store.record_uses(self._uses.drain())
+
+    def _pumps(self) -> list[asyncio.Task[None]]:
+        offerings = (self.app.offering, *self._retired)
+        return [
+            pump
+            for offering in offerings
+            for offered in offering.models.values()
+            for pump in offered.relay.pumps
+        ]
+
+    def _gauges(self) -> None:
+        self.metrics.gauges |= {
+            "open_requests": ("Requests that are open", lambda: len(self.app.turns)),
+            "unrecorded": ("Exchanges that wait to be recorded", lambda: len(self.recorder)),
+            "journal_failing": ("1 while the journal fails", lambda: self.ledger.failing),
+            "ready": ("1 while requests are served", lambda: self.app.is_ready()),
+        }
+
+
+def _fsync(paths: list[Path]) -> None:
+    # By a descriptor of its own: the journal's lock would stop the writer meanwhile.
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,165 @@
+"""The process: sockets, HTTP servers, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from stillhouse.exchanges import InputError
+from stillhouse.gateway.config import host_and_port
+from stillhouse.gateway.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stillhouse.gateway.config import Config
+
+_WATCH_S = 0.5
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with a bound on the size of headers and on the time that they take."""
+
+    header_bytes = 64 * 1024
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for headers."""
+        super().connection_made(transport)
+        self.heading_since = time.monotonic()
+        self._heading_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before a request's headers are whole."""
+        super().data_received(data)
+        if self.heading_since:
+            self._heading_bytes += len(data)
+            if self._heading_bytes > self.header_bytes:
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self.heading_since = time.monotonic()
+        self._heading_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """The headers are whole."""
+        self.heading_since = 0.0
+        super().on_headers_complete()
+
+
+class _Server(uvicorn.Server):
+    """A server whose process handles the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def bind(address: str) -> socket.socket:
+    """Return a listening socket for `host:port`. Raises `InputError`."""
+    host, port = host_and_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(4096)
+    except OSError as error:
+        listener.close()
+        raise InputError(f"cannot listen there ({error.strerror})", place=address) from error
+    return listener
+
+
+def server(app: Any, *, drain_s: float) -> uvicorn.Server:
+    """Return a server for an ASGI application."""
+    return _Server(
+        uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, int(drain_s)),
+        )
+    )
+
+
+async def serve(
+    service: Service,
+    listener: socket.socket,
+    *,
+    ready: Callable[[], None] | None = None,
+    signals: bool = True,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT (or `stop`), then drain and close. SIGHUP reloads."""
+    config = service.config
+    stop = stop or asyncio.Event()
+    drain_s = config.timeouts.drain_s
+    main = server(service.app, drain_s=drain_s)
+    servers = [(main, listener)]
+    if config.metrics is not None:
+        servers.append((server(_metrics(service), drain_s=1), bind(config.metrics.listen)))
+    if signals:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, service.reload)
+    # What is loaded by now stays: the collector need not look at 10^5 accounts again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # requests leave few cycles behind
+    running = [asyncio.ensure_future(one.serve(sockets=[socket])) for one, socket in servers]
+    watch = asyncio.ensure_future(_watch(main, config))
+    try:
+        while not all(one.started for one, _ in servers):
+            await asyncio.sleep(0.005)
+        if ready is not None:
+            ready()
+        await stop.wait()
+        await service.drain()
+    finally:
+        watch.cancel()
+        for one, _ in servers:
+            one.should_exit = True
+        await asyncio.gather(*running, return_exceptions=True)
+        await service.close()
+
+
+async def _watch(main: uvicorn.Server, config: Config) -> None:
+    """Close connections whose headers do not come."""
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        before = time.monotonic() - config.timeouts.body_s
+        for connection in list(main.server_state.connections):
+            since = getattr(connection, "heading_since", 0.0)
+            if 0.0 < since < before and isinstance(connection, BoundedProtocol):
+                connection.transport.close()
+
+
+def _metrics(service: Service) -> Any:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ARG001
+        found = scope.get("path") == "/metrics"
+        body = service.metrics.render() if found else b"not found\n"
+        content_type = b"text/plain; version=0.0.4; charset=utf-8"
+        headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+        status = 200 if found else 404
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app

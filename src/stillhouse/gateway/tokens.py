@@ -1,0 +1,101 @@
+"""How many tokens a request can cost at most, and what a reply whose usage is unknown did cost."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stillhouse.exchanges import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from stillhouse.gateway.config import Model
+    from stillhouse.gateway.surfaces import Asked, ReplyRebuilder
+
+
+class Used(NamedTuple):
+    """Tokens to settle by; None: not known, so the reservation is paid whole."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+class TokenBound:
+    """Bounds a request's tokens from above.
+
+    With the model's own tokenizer texts are counted; without, every token has at least one byte of
+    UTF-8. The chat template's part, images, tools and schemas are bounded by declared figures and
+    by bytes. Raises `InputError` where a tokenizer is named that cannot be read.
+    """
+
+    def __init__(self, model: Model):
+        self._model = model
+        self._tokenizer = None if model.tokenizer is None else _load(model.tokenizer)
+
+    @property
+    def exact(self) -> bool:
+        """Whether texts are counted rather than bounded by bytes."""
+        return self._tokenizer is not None
+
+    def input_tokens(self, asked: Asked) -> int:
+        """Return at least as many tokens as the prompt has."""
+        model = self._model
+        extra = (
+            model.template_tokens
+            + model.template_tokens_per_message * asked.turns
+            + model.tokens_per_image * len(asked.images)
+        )
+        if self._tokenizer is None:
+            return asked.input_bytes + extra
+        if asked.tools or asked.schema:
+            # How a template writes them is its own affair: their bytes bound it.
+            extra += max(0, asked.input_bytes - sum(map(_utf8, asked.texts)))
+        return self.count(asked.texts) + extra
+
+    def count(self, texts: Iterable[str]) -> int:
+        """Return the tokens of `texts`; their bytes where there is no tokenizer."""
+        if self._tokenizer is None:
+            return sum(map(_utf8, texts))
+        encode = self._tokenizer.encode
+        return sum(len(encode(text, add_special_tokens=False).ids) for text in texts)
+
+    def used(self, rebuilder: ReplyRebuilder, *, whole: bool) -> Used:
+        """Return what a reply did cost.
+
+        The upstream's own figures where it gave them; what a cut stream brought after the last
+        figure is added. Else our count of what came. An unknown prompt is paid at its bound.
+        """
+        usage, produced = rebuilder.usage, rebuilder.produced
+        if usage is not None:
+            tokens_out = usage.tokens_out if whole else max(usage.tokens_out, produced.chunks)
+            return Used(usage.tokens_in, tokens_out)
+        hidden = produced.reasoning_bytes + produced.tool_bytes
+        if self._tokenizer is None:
+            return Used(None, max(produced.bytes, produced.chunks))
+        return Used(None, max(self.count((rebuilder.text,)) + hidden, produced.chunks))
+
+
+def _utf8(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError:
+        raise InputError(
+            "a tokenizer is named but the package `tokenizers` is not installed",
+            place=str(path),
+            repair="pip install tokenizers, or leave the setting out: bytes then bound the tokens",
+        ) from None
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
+        raise InputError(
+            f"this tokenizer cannot be read: {error}",
+            place=str(path),
+            repair="name the model's tokenizer.json",
+        ) from None
