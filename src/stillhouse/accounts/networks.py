@@ -110,6 +110,8 @@ def parse_network(text: str) -> Network:
     and /48 too; a single Teredo address becomes its client's. Raises `InputError`.
     """
     try:
+        if "%" in text:
+            raise ValueError("a zone means nothing beyond one machine")
         given = ipaddress.ip_network(text, strict=True)
     except ValueError as error:
         raise InputError(
