@@ -59,12 +59,13 @@ def attempt(student: tuple[Any, Any], folder: Path, kill: list[Any] | None) -> N
         if kill is not None and kill[0] == "event" and len(events) == kill[1]:
             die()
 
-    def torn_save(value: Any, path: Path) -> None:
+    def torn_save(value: Any, file: Any) -> None:
         nonlocal saves
         saves += 1
-        save(value, path)
+        save(value, file)
         if kill is not None and kill[0] == "torn" and saves == kill[1]:
-            os.truncate(path, path.stat().st_size // 2)
+            file.flush()
+            os.ftruncate(file.fileno(), file.tell() // 2)
             die()
 
     storage.on_step = on_step

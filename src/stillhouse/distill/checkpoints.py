@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import torch
 
+from stillhouse.distill.disk import disk_errors
 from stillhouse.distill.training import CurvePoint, TrainResult
 from stillhouse.exchanges import InputError, storage
 
@@ -104,9 +105,11 @@ def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def _write_tensors(path: Path, value: dict[str, Any]) -> None:
-    with storage.replacing(path) as temporary:
+    with disk_errors(path), storage.replacing(path) as temporary:
         storage.on_step(f"write:{path.name}")
-        torch.save(value, temporary)
+        # By a file of ours: by a path torch would not say what the system refused.
+        with temporary.open("wb") as file:
+            torch.save(value, file)
         storage.on_step(f"write:{path.name}:done")
 
 

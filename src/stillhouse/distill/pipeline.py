@@ -15,7 +15,7 @@ from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.progress import Progress, Silent
 from stillhouse.distill.recipe import Recipe
 from stillhouse.distill.run import Run, write_json
-from stillhouse.distill.stages import Stage, StageRecord, run_stages
+from stillhouse.distill.stages import Stage, StageRecord, check_unchanged, run_stages
 from stillhouse.distill.steps.curate import run_curate
 from stillhouse.distill.steps.judge import run_judge
 from stillhouse.distill.steps.label import run_label
@@ -132,6 +132,8 @@ def run_recipe(
     folder = folder or Path("runs") / recipe.name
     run = Run(recipe, folder, progress)
     with RunLock(folder):
+        if not accept_changes:
+            check_unchanged(folder, STAGES, run)
         _write_manifest(run, place)
         records = run_stages(
             folder,

@@ -9,6 +9,7 @@ it again.
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,14 @@ from typing import Any, Generic, Literal, TypeVar
 
 import orjson
 
-from stillhouse.exchanges import InputError, content_digest, sha256_file, write_atomic
+from stillhouse.exchanges import (
+    InputError,
+    content_digest,
+    make_folder,
+    sha256_file,
+    storage,
+    write_atomic,
+)
 
 Context = TypeVar("Context")
 
@@ -51,6 +59,21 @@ class StageRecord:
     files: dict[str, str]
     seconds: float
     finished: str
+
+
+def check_unchanged(folder: Path, stages: Sequence[Stage[Context]], context: Context) -> None:
+    """Raise InputError when any stage was begun with other values of its own inputs.
+
+    What earlier stages handed on is left out (it may not be there yet), so this can be asked
+    before anything is written.
+    """
+    for stage in stages:
+        before = _started(folder / stage.name)
+        if before is not None:
+            inputs = {key: content_digest(value) for key, value in stage.inputs(context).items()}
+            own = {key: value for key, value in before.items() if "/" not in key}
+            if own != inputs:
+                raise _changed(folder / stage.name, own, inputs)
 
 
 def run_stages(
@@ -111,16 +134,47 @@ def _start(
     folder: Path, stage: Stage[Any], inputs: dict[str, str], *, accept_changes: bool
 ) -> None:
     """Note what an attempt is made of, after checking that an earlier one was made of the same."""
-    note = folder / STARTED
-    before = orjson.loads(note.read_bytes()) if note.exists() else None
+    before = _started(folder)
     if before is not None and before != inputs:
         if not accept_changes:
             raise _changed(folder, before, inputs)
         if not stage.keeps_work:
-            shutil.rmtree(folder)
-    (folder / DONE).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(note, orjson.dumps(inputs, option=orjson.OPT_INDENT_2) + b"\n")
+            remove_folder(folder)
+    if (folder / DONE).exists():
+        storage.remove(folder / DONE)
+    make_folder(folder)
+    write_atomic(folder / STARTED, orjson.dumps(inputs, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _started(folder: Path) -> dict[str, str] | None:
+    """What the attempt that stands in a stage's folder is made of."""
+    note = folder / STARTED
+    if not note.exists():
+        return None
+    try:
+        found: dict[str, str] = orjson.loads(note.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise InputError(
+            f"the record of a begun stage is damaged: {error}",
+            place=str(note),
+            repair=f"delete {folder}: the stage runs again",
+        ) from error
+    return found
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill leaves the whole of it or nothing under its name.
+
+    A part of what an attempt with other inputs left would be taken for work of this one. The
+    temporary name is cleared away by the run's lock, if a kill keeps us from it.
+    """
+    if not folder.exists():
+        return
+    temporary = folder.with_name(f".{os.getpid()}-removed-{folder.name}{storage.TEMPORARY_SUFFIX}")
+    storage.on_step(f"rename:{folder.name}")
+    folder.rename(temporary)
+    storage.on_step(f"rename:{folder.name}:done")
+    shutil.rmtree(temporary)
 
 
 def _whole(folder: Path, record: StageRecord) -> bool:

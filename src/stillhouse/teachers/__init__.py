@@ -21,6 +21,7 @@ from stillhouse.teachers.admissible import (
 from stillhouse.teachers.budget import Budget, Caps, Price
 from stillhouse.teachers.chat import ChatRequest, Failure, Message, Reply, Sampling, TokenLogprob
 from stillhouse.teachers.endpoint import EndpointSettings, EndpointTeacher, Timeouts
+from stillhouse.teachers.exchanged import exchanges_of
 from stillhouse.teachers.identity import IdentityPolicy
 from stillhouse.teachers.labelling import (
     LabelResult,
@@ -79,6 +80,7 @@ __all__ = [
     "admit_all",
     "cache_folder",
     "check",
+    "exchanges_of",
     "fetch",
     "find_terms",
     "label",

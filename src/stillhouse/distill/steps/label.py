@@ -1,8 +1,13 @@
-"""Label: every item is answered by the teacher, and nothing that was paid for is asked twice."""
+"""Label: every item is answered by the teacher, and nothing that was paid for is asked twice.
+
+The run's folder also gets every request that was sent as an exchange, in the Parquet dataset
+`exchanges/`. It is made of the labelling journal alone, so a later attempt writes the same again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,14 @@ import numpy as np
 
 from stillhouse.distill.run import SPLITS, Run, write_json
 from stillhouse.distill.stages import Stopped
-from stillhouse.exchanges import Journal, content_digest
+from stillhouse.exchanges import (
+    Journal,
+    KeyedDigests,
+    content_digest,
+    create_secret,
+    make_folder,
+)
+from stillhouse.exchanges.digests import SECRET_VARIABLE
 from stillhouse.parity import Answers, Item, write_answers
 from stillhouse.teachers import (
     Budget,
@@ -28,11 +40,15 @@ from stillhouse.teachers import (
     request_key,
 )
 from stillhouse.teachers import Progress as LabelProgress
-from stillhouse.teachers.chat import Failure, Reply
+from stillhouse.teachers.chat import ChatRequest, Failure, Reply
+from stillhouse.teachers.exchanged import exchanges_of
 from stillhouse.teachers.records import read_reply, reply_record
+from stillhouse.teachers.scheduler import wall_us
 
 JOURNAL = "replies.journal"
 SUMMARY = "summary.json"
+EXCHANGES = "exchanges"
+SECRET = "secret"  # noqa: S105 (a file's name)
 CHUNK_BATCHES = 8  # batches of a local teacher between two writes to the journal
 
 
@@ -86,10 +102,14 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
                     else model.reply_batch(asked, teacher.batch_size, names=names)
                 )
                 kept[name] = [reply_record(reply) for reply in replies]
-                journal.append({"chunk": name, "replies": kept[name]})
+                keys = [request_key(request) for request in asked]
+                journal.append(
+                    {"chunk": name, "keys": keys, "at": wall_us(), "replies": kept[name]}
+                )
             for item, record in zip(chunk, kept[name], strict=True):
                 answers[item.id] = read_reply(record)
             run.progress.advance("items", len(answers), len(items))
+        write_exchanges(run, journal, requests.values(), model=model.name)
     return answers, {"teacher_fingerprint": model.fingerprint, "spent_nano": None}
 
 
@@ -116,9 +136,10 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
         ),
         price(run),
     )
+    requests = {item.id: run.request(item) for item in items}
     with open_journal(folder / JOURNAL, teacher) as journal:
         result = label(
-            {item.id: run.request(item) for item in items},
+            requests,
             teacher,
             journal,
             budget,
@@ -126,6 +147,7 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
             identity=IdentityPolicy(on_change=spec.on_change, canaries=spec.canaries),
             settings=LabelSettings(concurrency=spec.concurrency, seed=run.recipe.seed),
         )
+        write_exchanges(run, journal, requests.values(), model=spec.model)
     for note in result.notes:
         run.progress.say(note)
     if result.stopped is not None:
@@ -149,6 +171,41 @@ def _ask_recording(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answe
     recording = RecordedTeacher.open(Path(run.recipe.teacher.model))
     answers = {item.id: recording.find(run.request(item)) for item in items}
     return answers, {"spent_nano": None, "recording": recording.digest}
+
+
+def write_exchanges(
+    run: Run, journal: Journal, requests: Iterable[ChatRequest], *, model: str
+) -> None:
+    """Write what the journal holds into the run's dataset of exchanges (docs/exchanges.md).
+
+    The part is named after its first exchange: one part a journal, replaced when it has grown.
+    """
+    from stillhouse.exchanges.dataset import to_table, write_part
+
+    base = run.folder / EXCHANGES
+    make_folder(base)
+    found = list(
+        exchanges_of(
+            journal.records(),
+            {request_key(request): request for request in requests},
+            _digests(base),
+            account=run.recipe.name,
+            model=model,
+        )
+    )
+    if found:
+        first = min(exchange.time_us for exchange in found)
+        write_part(base, to_table(found), part=f"label-{first}")
+
+
+def _digests(folder: Path) -> KeyedDigests:
+    """The deployment's secret where the environment names one, else one of this run's own."""
+    if SECRET_VARIABLE in os.environ:
+        return KeyedDigests.load(None)
+    path = folder / SECRET
+    if not path.exists():
+        create_secret(path)
+    return KeyedDigests.load(path)
 
 
 def price(run: Run) -> Price | None:

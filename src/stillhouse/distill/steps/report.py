@@ -11,6 +11,7 @@ import orjson
 
 from stillhouse.distill.parsing import build
 from stillhouse.distill.run import Run
+from stillhouse.distill.stages import remove_folder
 from stillhouse.distill.steps.judge import judge_sheets, seeds_of
 from stillhouse.exchanges import replacing
 from stillhouse.parity import CostReport
@@ -46,8 +47,7 @@ def run_report(run: Run, folder: Path) -> None:
 def _place_student(run: Run) -> None:
     """Put the first seed's model at `student/`; weights are linked, not copied, where possible."""
     source, target = run.student(seeds_of(run)[0]).folder, run.folder / STUDENT
-    if target.exists():
-        shutil.rmtree(target)
+    remove_folder(target)
     with replacing(target) as temporary:
         temporary.mkdir()
         for file in sorted(source.iterdir()):

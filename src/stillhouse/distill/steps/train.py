@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from stillhouse.distill.disk import disk_errors
 from stillhouse.distill.examples import Target
 from stillhouse.distill.run import Run, choose, write_json
 from stillhouse.distill.steps.curate import read_targets
@@ -93,18 +94,19 @@ def _train_one(
             facts["validation"] = f"{seen.validation_loss:.3f}"
         run.progress.advance(f"steps ({folder.name})", seen.step, seen.steps, facts)
 
-    result = train(
-        model,
-        tokenizer,
-        train_split,
-        validation,
-        targets,
-        config,
-        folder,
-        show,
-        seed=seed,
-        labels=run.task.labels,
-    )
+    with disk_errors(folder):
+        result = train(
+            model,
+            tokenizer,
+            train_split,
+            validation,
+            targets,
+            config,
+            folder,
+            show,
+            seed=seed,
+            labels=run.task.labels,
+        )
     run.progress.say(
         f"{folder.name}: {result.steps} of {result.planned_steps} steps, {result.examples:,}"
         f" examples, validation loss {result.best_validation_loss:.4f} at step {result.best_step}"
