@@ -51,7 +51,7 @@ PUBLISHED_F1, PUBLISHED_MATCH = 87.2, 39.2
 TEACHER = "DeepSeek-V4-Flash, recorded"
 HERE = Path(__file__).parent
 OPENINGS = HERE / "test_openings.csv"
-LAYOUTS = rows.RESULTS / "invoices-layouts.csv"
+LAYOUTS = rows.RESULTS / "invoices-layouts.tsv"
 PACKAGES = ("torch", "transformers", "tokenizers", "stillhouse")
 
 
@@ -208,7 +208,7 @@ def write_layouts(seed: int, scored: Sequence[Scored], teacher: Sequence[Scored]
     """Append one line a layout to the table of layouts."""
     new = not LAYOUTS.exists()
     with LAYOUTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         if new:
             names = "seed layout documents field_f1 document_match teacher_field_f1 teacher_match"
             writer.writerow(names.split())
