@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, and_, func, or_, select
 
 from stillhouse.accounts import schema
+from stillhouse.accounts.desk import MissingError
 from stillhouse.accounts.measures import DAY_US, Measure, Scope
 from stillhouse.accounts.networks import SCOPE_LENGTHS, Network, parse_network, subnetworks
 from stillhouse.accounts.sightings import prefix_digest
-from stillhouse.exchanges import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Behind:
 
 
 def subject_of(connection: Connection, scope: Scope, subject: str) -> str:
-    """Return the subject in canonical form. Raises `InputError` where there is no such one."""
+    """Return the subject in canonical form. Raises `MissingError` where there is no such one."""
     if scope == "address":
         return str(parse_network(subject))
     if scope == "campaign":
@@ -54,7 +54,7 @@ def subject_of(connection: Connection, scope: Scope, subject: str) -> str:
         }
         known = select(tables[scope].c.id).where(tables[scope].c.id == subject)
     if connection.execute(known).first() is None:
-        raise InputError(f"there is no {scope} of this name", place=subject[:80])
+        raise MissingError(f"there is no {scope} of this name", place=subject[:80])
     return subject
 
 

@@ -53,6 +53,10 @@ class Done:
         return shown | {"secret": self.secret}
 
 
+class MissingError(InputError):
+    """What the request names is not in the store."""
+
+
 class Act(BaseModel, abc.ABC):
     """A request of an operator; subclasses register themselves under `NAME`."""
 
@@ -140,10 +144,10 @@ class Desk:
         return self.connection.execute(statement).one_or_none()
 
     def get(self, table: Table, value: Any, column: str = "id") -> Any:
-        """Return the row with this id. Raises `InputError` where there is none."""
+        """Return the row with this id. Raises `MissingError` where there is none."""
         row = self.find(table, value, column)
         if row is None:
-            raise InputError(f"there is no such row in {table.name}", place=str(value)[:80])
+            raise MissingError(f"there is no such row in {table.name}", place=str(value)[:80])
         return row
 
     def change(self, table: Table, value: Any, column: str = "id", **values: Any) -> None:

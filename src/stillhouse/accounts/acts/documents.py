@@ -29,7 +29,10 @@ class PublishTerms(Act):
         "--clauses no-training='Outputs may not train competing models.'"
     )
 
-    text: Annotated[str, Field(min_length=1, max_length=500_000, description="The document.")]
+    text: Annotated[
+        str,
+        Field(min_length=1, max_length=500_000, pattern=r"^[^\x00]+$", description="The document."),
+    ]
     clauses: Annotated[
         dict[ClauseName, Sentence],
         Field(max_length=200, description="Clauses by name, for cases and measures to cite."),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from stillhouse.accounts import schema
-from stillhouse.accounts.acts.words import Id, Name, Reason, Sentence
+from stillhouse.accounts.acts.words import Id, Name, Reason, Sentence, Subject
 from stillhouse.accounts.behind import Behind, behind, earlier_measures, subject_of
 from stillhouse.accounts.desk import Act, Desk, Done, named
 from stillhouse.accounts.measures import (
@@ -124,7 +124,7 @@ class Suspend(Measures):
     KIND: ClassVar[Kind] = "suspend"
 
     scope: Holder
-    subject: Annotated[str, Field(min_length=1, max_length=64)]
+    subject: Subject
     hours: Annotated[int, Field(ge=1, le=ALONE_HOURS)] = ALONE_HOURS
 
     def aim(self) -> tuple[Scope, str]:
@@ -147,7 +147,7 @@ class Ban(Measures):
     KIND: ClassVar[Kind] = "ban"
 
     scope: Holder
-    subject: Annotated[str, Field(min_length=1, max_length=64)]
+    subject: Subject
     days: Annotated[
         int | None, Field(ge=1, le=3650, description="Without it: 7, 30, 90, 365, no end.")
     ] = None
@@ -173,7 +173,7 @@ class Block(Measures):
     EXAMPLE: ClassVar[str] = "--network 2001:db8:7::/48 --acknowledged 2 --reason 'case 12'"
     KIND: ClassVar[Kind] = "block"
 
-    network: Annotated[str, Field(min_length=2, max_length=64, description="An address or CIDR.")]
+    network: Annotated[Subject, Field(description="An address or CIDR.")]
     days: Annotated[
         int | None, Field(ge=1, le=3650, description="Without it: 1, 3, 7, 30, 90.")
     ] = None

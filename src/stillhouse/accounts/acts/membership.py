@@ -70,7 +70,7 @@ class AddRepresentative(Act):
 
     organisation: Id
     name: Name
-    contact: Annotated[str, Field(min_length=1, max_length=320, description="How to reach them.")]
+    contact: Annotated[Name, Field(description="How to reach them.")]
 
     def carry_out(self, desk: Desk) -> Done:
         """Add the person."""
@@ -182,7 +182,9 @@ class AssignCampaign(Act):
         "--reason 'case 12'"
     )
 
-    campaign: Annotated[str, Field(max_length=64, description="A name; empty for none.")]
+    campaign: Annotated[
+        str, Field(pattern=r"^[0-9A-Za-z._:-]{0,64}$", description="A name; empty for none.")
+    ]
     accounts: Annotated[list[Id], Field(min_length=1, max_length=1000)]
     reason: Reason
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import delete
 
 from stillhouse.accounts import schema
-from stillhouse.accounts.acts.words import Name, Reason
+from stillhouse.accounts.acts.words import Name, Reason, Subject
 from stillhouse.accounts.desk import Act, Desk, Done
 from stillhouse.accounts.lists import ListKind, Verdict, check_entry
 from stillhouse.accounts.roles import Right
@@ -79,7 +79,7 @@ class ListOrigin(Act):
     )
 
     kind: ListKind
-    value: Annotated[str, Field(min_length=1, max_length=64, description="FR, 64500 or a CIDR.")]
+    value: Annotated[Subject, Field(description="FR, 64500 or a CIDR.")]
     verdict: Verdict
     level: Annotated[int, Field(ge=0, le=100, description="For verify: the least level.")] = 0
     reason: Reason
@@ -110,7 +110,7 @@ class UnlistOrigin(Act):
     EXAMPLE: ClassVar[str] = "--kind hosting --value 198.51.100.0/24 --reason 'sold to an ISP'"
 
     kind: ListKind
-    value: Annotated[str, Field(min_length=1, max_length=64)]
+    value: Subject
     reason: Reason
 
     def carry_out(self, desk: Desk) -> Done:

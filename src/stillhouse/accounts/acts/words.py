@@ -15,6 +15,7 @@ Id = Annotated[
 ]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_PRINTABLE)]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=_PRINTABLE)]
+Subject = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
 Reason = Annotated[
     str,
     StringConstraints(min_length=1, max_length=2000, pattern=_PRINTABLE),
