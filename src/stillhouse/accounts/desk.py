@@ -11,7 +11,7 @@ import abc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import insert, select, update
 
 from stillhouse.accounts import schema
@@ -89,6 +89,15 @@ class Act(BaseModel, abc.ABC):
         """Return what the audit keeps of the request."""
         kept = self.model_dump(mode="json", exclude=set(self.PRIVATE))
         return canonical_json(kept).decode()
+
+
+def explained(error: ValidationError) -> InputError:
+    """Return what is wrong with the fields of an act, without the values: they may be private."""
+    parts = [
+        f"{'.'.join(str(part) for part in mistake['loc']) or 'request'}: {mistake['msg']}"
+        for mistake in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    return InputError("; ".join(parts[:10]))
 
 
 @dataclass(slots=True)

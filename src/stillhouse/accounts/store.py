@@ -24,7 +24,7 @@ from stillhouse.accounts.credentials import (
 )
 from stillhouse.accounts.desk import Act, Desk, Done, link_of, named, operator_of_row
 from stillhouse.accounts.measures import DAY_US, Policy
-from stillhouse.accounts.roles import Operator, Role, demand
+from stillhouse.accounts.roles import ForbiddenError, Operator, Role, demand
 from stillhouse.accounts.sightings import Sighting, prefix_digest
 from stillhouse.accounts.snapshot import Delta, Snapshot
 from stillhouse.accounts.tiers import DEFAULT_TIERS
@@ -171,6 +171,16 @@ class Store:
             who = select(schema.operators).where(schema.operators.c.id == row.operator)
             operator = operator_of_row(connection.execute(who).one())
         return operator if operator.rights else None
+
+    def get_operator(self, token: str) -> Operator:
+        """Return whose admin token this is. Raises `ForbiddenError` for anything else."""
+        operator = self.operator_of(token)
+        if operator is None:
+            raise ForbiddenError(
+                "this is not the admin token of an operator at work here",
+                repair="check which store and which token are meant",
+            )
+        return operator
 
     # -- the data path's view ----------------------------------------------------------------------
 

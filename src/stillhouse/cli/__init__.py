@@ -11,6 +11,7 @@ import sys
 import click
 
 import stillhouse
+from stillhouse.cli.accounts import accounts
 from stillhouse.cli.distill import distill
 from stillhouse.cli.doctor import doctor
 from stillhouse.cli.exits import MEANINGS, Exit
@@ -39,7 +40,7 @@ def command() -> None:
     """
 
 
-for verb in (init, distill, judge, gateway, doctor):
+for verb in (init, distill, judge, gateway, accounts, doctor):
     command.add_command(verb)
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from stillhouse.accounts.acts import ACTS
 from stillhouse.accounts.admin.openapi import document
-from stillhouse.accounts.desk import MissingError
+from stillhouse.accounts.desk import MissingError, explained
 from stillhouse.accounts.measures import Scope
 from stillhouse.accounts.networks import Address, parse_address
 from stillhouse.accounts.roles import ForbiddenError, Operator, Right, demand
@@ -121,7 +121,7 @@ class _Api:
         try:
             act = kind.model_validate_json(body, strict=True)
         except ValidationError as error:
-            raise InputError(_explained(error)) from None
+            raise explained(error) from None
         done = await run_in_threadpool(
             self._store.perform, operator.id, act, request_key=request_key
         )
@@ -190,15 +190,6 @@ def _parameters(request: Request) -> dict[str, str]:
         if _PARAMETER.fullmatch(value) is None:
             raise InputError("this parameter is empty, too long or not plain ASCII", place=name)
     return dict(pairs)
-
-
-def _explained(error: ValidationError) -> str:
-    # Never the value itself: it may be what the provider keeps as a digest only.
-    parts = [
-        f"{'.'.join(str(part) for part in mistake['loc']) or 'body'}: {mistake['msg']}"
-        for mistake in error.errors(include_input=False, include_url=False, include_context=False)
-    ]
-    return "; ".join(parts[:10])
 
 
 def _json(status: int, value: Any) -> Response:
