@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -86,7 +87,7 @@ def postgresql() -> Iterator[str]:
         _wait_until_it_answers(url)
         yield url
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # ends what is still connected
         server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 

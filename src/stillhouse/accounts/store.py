@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stillhouse.accounts import database, rows, schema
@@ -104,6 +104,7 @@ class Store:
         self.policy = policy
         self.clock = clock
         self.monotonic = monotonic
+        self._tidied_us = 0
 
     def close(self) -> None:
         """Close the connections."""
@@ -201,7 +202,10 @@ class Store:
             return Delta(feed.epoch, feed.sequence, asked_us, at_us, full, **found)
 
     def record_sightings(self, batch: Sequence[Sighting]) -> None:
-        """Keep which accounts were seen behind which networks; one row for each pair."""
+        """Keep which accounts were seen behind which networks; one row for each pair.
+
+        Once a day this also tidies up, so that nothing is kept past its time.
+        """
         days: dict[tuple[bytes, str], int] = {}
         for sighting in batch:
             for network in sighting.address.networks:
@@ -211,34 +215,36 @@ class Store:
             {"prefix": prefix, "account": account, "first_day": day, "last_day": day}
             for (prefix, account), day in sorted(days.items())
         ]
-        table = schema.sightings
-        with database.writing(self.engine) as connection:
-            make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            statement: Any = make(table)
-            statement = statement.on_conflict_do_update(
-                index_elements=[table.c.prefix, table.c.account],
-                set_={"last_day": statement.excluded.last_day},
-                where=table.c.last_day < statement.excluded.last_day,
-            )
-            for start in range(0, len(values), _ROWS_AT_ONCE):
+        for start in range(0, len(values), _ROWS_AT_ONCE):
+            with database.writing(self.engine) as connection:
+                statement = _sighting_statement(connection.dialect.name)
                 connection.execute(statement, values[start : start + _ROWS_AT_ONCE])
+        if self.clock() - self._tidied_us > DAY_US:
+            self._tidied_us = self.clock()
+            self.tidy()
 
     def record_uses(self, batch: Sequence[KeyUse]) -> None:
         """Keep when keys were last used, and move those that say so to a newer pepper."""
         table = schema.keys
-        newer = func.coalesce(table.c.last_used_us, 0)
-        with database.writing(self.engine) as connection:
-            for use in sorted(batch, key=lambda use: use.key_id):
-                last_us = case((newer < use.at_us, use.at_us), else_=table.c.last_used_us)
-                connection.execute(
-                    update(table).where(table.c.id == use.key_id).values(last_used_us=last_us)
-                )
-                if use.digest is not None:
-                    connection.execute(
-                        update(table)
-                        .where((table.c.id == use.key_id) & (table.c.pepper < use.pepper))
-                        .values(pepper=use.pepper, digest=use.digest)
-                    )
+        key, at_us, pepper = bindparam("of_key"), bindparam("at_us"), bindparam("to_pepper")
+        used = update(table).where(
+            (table.c.id == key) & (func.coalesce(table.c.last_used_us, 0) < at_us)
+        )
+        moved = update(table).where((table.c.id == key) & (table.c.pepper < pepper))
+        ordered = sorted(batch, key=lambda use: use.key_id)
+        for start in range(0, len(ordered), _ROWS_AT_ONCE):
+            part = ordered[start : start + _ROWS_AT_ONCE]
+            times = [{"of_key": use.key_id, "at_us": use.at_us} for use in part]
+            moves = [
+                {"of_key": use.key_id, "to_pepper": use.pepper, "to_digest": use.digest}
+                for use in part
+                if use.digest is not None
+            ]
+            with database.writing(self.engine) as connection:
+                connection.execute(used.values(last_used_us=at_us), times)
+                if moves:
+                    values = {"pepper": pepper, "digest": bindparam("to_digest")}
+                    connection.execute(moved.values(**values), moves)
 
     def tidy(self) -> None:
         """Drop what is past its time: old sightings, old change notices, old answers."""
@@ -331,6 +337,16 @@ def _propose(desk: Desk, act: Act, why: str) -> Done:
         expires_us=desk.now_us + desk.policy.proposal_days * DAY_US,
     )
     return Done(act.NAME, identity, {"why": why}, proposal=identity)
+
+
+def _sighting_statement(dialect: str) -> Any:
+    table = schema.sightings
+    statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
+    return statement.on_conflict_do_update(
+        index_elements=[table.c.prefix, table.c.account],
+        set_={"last_day": statement.excluded.last_day},
+        where=table.c.last_day < statement.excluded.last_day,
+    )
 
 
 def _answered(desk: Desk, request_key: str, digest: str) -> Done | None:
