@@ -212,6 +212,17 @@ def test_whoever_decided_a_measure_does_not_decide_the_appeal(office: Office) ->
     assert (row.appeal, row.undone_by) == ("granted", office.operators["ada"])
 
 
+def test_whoever_extended_a_measure_does_not_decide_the_appeal(office: Office) -> None:
+    measure = office.perform("ben", suspend(office)).subject
+    office.agreed("ann", "bob", Extend(measure=measure, days=1, reason="goes on"))
+    office.perform("sue", AppealMeasure(measure=measure, text="why"))
+    decide = DecideAppeal(measure=measure, grant=False, reason="no")
+    for who in ("ann", "ben", "bob"):
+        with pytest.raises(ForbiddenError, match="appeal against it"):
+            office.perform(who, decide)
+    assert office.perform("ada", decide).result["appeal"] == "upheld"
+
+
 def test_nobody_raises_their_own_rights(office: Office) -> None:
     ada, ann = office.operators["ada"], office.operators["ann"]
     with pytest.raises(ForbiddenError):

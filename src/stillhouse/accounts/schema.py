@@ -62,6 +62,7 @@ audit = Table(
     Column("subject", String(80), nullable=False),
     Column("detail", Text, nullable=False),
     Column("link", LargeBinary, nullable=False),
+    Index("audit_by_subject", "subject"),
 )
 operators = Table(
     "operators",

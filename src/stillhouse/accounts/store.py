@@ -226,7 +226,9 @@ class Store:
     def record_uses(self, batch: Sequence[KeyUse]) -> None:
         """Keep when keys were last used, and move those that say so to a newer pepper."""
         table = schema.keys
-        key, at_us, pepper = bindparam("of_key"), bindparam("at_us"), bindparam("to_pepper")
+        key: Any = bindparam("of_key")
+        at_us: Any = bindparam("at_us")
+        pepper: Any = bindparam("to_pepper")
         used = update(table).where(
             (table.c.id == key) & (func.coalesce(table.c.last_used_us, 0) < at_us)
         )

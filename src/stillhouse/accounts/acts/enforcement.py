@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
+from sqlalchemy import select
 
 from stillhouse.accounts import schema
 from stillhouse.accounts.acts.words import Id, Name, Reason, Sentence, Subject
@@ -276,7 +277,7 @@ class DecideAppeal(Act):
         row = desk.get(schema.measures, self.measure)
         if row.appeal != "open":
             raise InputError("no appeal is open", place=row.id)
-        if desk.actor.id in (row.author, row.approver):
+        if desk.actor.id in _deciders(desk, row.id):
             raise ForbiddenError("whoever decided a measure does not decide the appeal against it")
         state = "granted" if self.grant else "upheld"
         desk.change(schema.measures, row.id, appeal=state, appeal_decider=desk.actor.id)
@@ -295,6 +296,16 @@ def undo(desk: Desk, measure: str, reason: str) -> None:
         undone_reason=reason,
     )
     desk.changed("measure", measure)
+
+
+def _deciders(desk: Desk, measure: str) -> set[str | None]:
+    # From the audit, as an extension has an author and an approver of its own.
+    table = schema.audit
+    statement = select(table.c.actor, table.c.approver).where(
+        table.c.subject == measure,
+        table.c.act.in_([act.NAME for act in (Suspend, Ban, Block, Extend)]),
+    )
+    return {who for row in desk.connection.execute(statement) for who in row}
 
 
 def _extended(desk: Desk, measure: str) -> Any:

@@ -269,6 +269,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(("ix_keys_account"), "keys", ["account"], unique=False)
+    op.create_index("audit_by_subject", "audit", ["subject"], unique=False)
     row = sa.text("INSERT INTO feed (id, epoch, sequence, floor) VALUES (1, :epoch, 0, 0)")
     op.execute(row.bindparams(epoch=secrets.token_hex(8)))
     _refuse_changes_of_the_audit()
