@@ -54,8 +54,7 @@ class Bound(NamedTuple):
     money: int  # nano-dollars
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(NamedTuple):
     """One request as the decision sees it."""
 
     address: Address

@@ -6,6 +6,7 @@ Read `Gateway._serve` first. Everything that opens files, sockets or tasks is in
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,17 @@ _MODELS = "/v1/models"
 _JSON = (b"content-type", b"application/json")
 _STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 _SDK_CHARS = 120
+_READ = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"user-agent",
+        b"x-api-key",
+        b"x-forwarded-for",
+    }
+)
 _NOWHERE = Origin()
 
 
@@ -79,6 +91,7 @@ class Gateway:
         self._clock = clock
         self._metrics = metrics
         self._log = log
+        self._random = _Random().take
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request. What fails is answered, logged and counted, never raised."""
@@ -92,7 +105,7 @@ class Gateway:
                 return
             dialect = _dialect_of(scope["headers"])
         arrived_us = self._clock.now_us()
-        turn = Turn(new_id(arrived_us), arrived_us, time.monotonic(), dialect)
+        turn = Turn(new_id(arrived_us, self._random), arrived_us, time.monotonic(), dialect)
         self.turns.add(turn)
         try:
             if surface is None:
@@ -154,20 +167,22 @@ class Gateway:
         forwarded: list[str] = []
         for name, value in scope["headers"]:
             size += len(name) + len(value)
+            if name not in _READ:
+                continue
             if name == b"authorization":
                 bearer = value
-            elif name == b"x-api-key":
-                key = value
             elif name == b"content-type":
                 json = value[:16].lower() == b"application/json"
             elif name == b"content-length":
                 length = int(value)
             elif name == b"user-agent":
                 turn.sdk = value[:_SDK_CHARS].decode("latin-1")
+            elif name == b"x-api-key":
+                key = value
             elif name == b"x-forwarded-for":
                 forwarded.append(value.decode("latin-1"))
-            elif name == b"content-encoding":
-                raise RefusedError("content_type")
+            else:
+                raise RefusedError("content_type")  # encoded content is not read
         if self.draining:
             raise RefusedError("draining")
         if snapshot.is_stale(time.monotonic_ns() // 1000):
@@ -315,6 +330,21 @@ class Gateway:
             self._log.refused(turn.request_id, code, None)
             return  # it does not read: there is no telling it; the server closes the connection
         await self._refuse(turn, RefusedError(code), send)
+
+
+class _Random:
+    """Random bytes of the system, fetched in blocks: a call for eight bytes costs as much."""
+
+    def __init__(self) -> None:
+        self._block = b""
+        self._used = 0
+
+    def take(self, count: int) -> bytes:
+        end = self._used + count
+        if end > len(self._block):
+            self._block, self._used, end = os.urandom(4096), 0, count
+        start, self._used = self._used, end
+        return self._block[start:end]
 
 
 def _bound(turn: Turn, surface: Surface, offered: Offered) -> Bound:

@@ -115,6 +115,10 @@ async def serve(
     servers = [(main, listener)]
     if config.metrics is not None:
         servers.append((server(_metrics(service), drain_s=1), bind(config.metrics.listen)))
+    if config.admin is not None:
+        from stillhouse.accounts.admin import admin_app
+
+        servers.append((server(admin_app(service.store), drain_s=1), bind(config.admin.listen)))
     if signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

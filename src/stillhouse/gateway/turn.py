@@ -15,33 +15,29 @@ if TYPE_CHECKING:
 
 
 class Turn:
-    """An open request. Mutable: it is what the stages hand to each other."""
+    """An open request. Mutable: it is what the stages hand to each other.
 
-    __slots__ = (
-        "address",
-        "arrived_us",
-        "asked",
-        "body",
-        "bound",
-        "client_text",
-        "connection",
-        "cut_code",
-        "deadline",
-        "dialect",
-        "end_user",
-        "facts",
-        "first_us",
-        "headers_sent",
-        "id",
-        "intent",
-        "model",
-        "rebuilder",
-        "reserved",
-        "sdk",
-        "sending_since",
-        "started",
-        "task",
-    )
+    The defaults stand in the class: making one must cost nothing.
+    """
+
+    deadline = 0.0  # monotonic seconds; 0: none
+    sending_since = 0.0  # since when the client has read nothing; 0: it reads
+    cut_code: str | None = None
+    headers_sent = False
+    reserved = False
+    intent: dict[str, Any] | None = None  # as the ledger has it; becomes the outcome
+    facts: KeyFacts | None = None
+    address: Address | None = None
+    client_text = ""
+    sdk: str | None = None
+    body = b""
+    asked: Asked | None = None
+    model: Model | None = None
+    end_user: bytes | None = None  # its keyed digest
+    bound: Bound | None = None
+    rebuilder: ReplyRebuilder | None = None
+    connection: Connection | None = None
+    first_us: int | None = None
 
     def __init__(self, identity: bytes, arrived_us: int, started: float, dialect: Dialect):
         self.id = identity
@@ -49,24 +45,6 @@ class Turn:
         self.started = started  # monotonic seconds
         self.dialect = dialect
         self.task: asyncio.Task[object] | None = asyncio.current_task()
-        self.deadline = 0.0  # monotonic seconds; 0: none
-        self.sending_since = 0.0  # since when the client has read nothing; 0: it reads
-        self.cut_code: str | None = None
-        self.headers_sent = False
-        self.reserved = False
-        self.intent: dict[str, Any] | None = None  # as the ledger has it; becomes the outcome
-        self.facts: KeyFacts | None = None
-        self.address: Address | None = None
-        self.client_text = ""
-        self.sdk: str | None = None
-        self.body = b""
-        self.asked: Asked | None = None
-        self.model: Model | None = None
-        self.end_user: bytes | None = None  # its keyed digest
-        self.bound: Bound | None = None
-        self.rebuilder: ReplyRebuilder | None = None
-        self.connection: Connection | None = None
-        self.first_us: int | None = None
 
     @property
     def request_id(self) -> str:

@@ -1,0 +1,112 @@
+"""The process around the application: the command line, reloads, admin and metrics ports, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+from tests.gateway.running import configuration, prepare, running
+from tests.gateway.scripted import Script, completion
+
+from stillhouse.exchanges import InUseError
+from stillhouse.gateway.config import read_config
+from stillhouse.gateway.service import Service
+
+PROGRAM = "from stillhouse.cli import main; main()"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def test_the_demonstration_prints_a_curl_line_that_works() -> None:
+    async def scenario() -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROGRAM, "gateway", "--demo"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        assert line.startswith("curl -sS http://127.0.0.1:")
+        curl = await asyncio.create_subprocess_shell(line, stdout=asyncio.subprocess.PIPE)
+        told, _ = await curl.communicate()
+        assert b"You said: Hello" in told
+        process.send_signal(signal.SIGTERM)
+        _, log = await process.communicate()
+        assert process.returncode == 0, log
+        key = line.split("Bearer ")[1].split("'")[0]
+        assert key.encode() not in log
+
+    asyncio.run(scenario())
+
+
+def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "gateway.yaml"
+        good = {
+            "models": [{"name": "one", "upstreams": [{"url": "http://127.0.0.1:9/v1"}]}],
+        }
+        path.write_text(yaml.safe_dump(good))
+        config = read_config(path)
+        prepare(tmp_path, config)
+        service = await Service.open(config, path=path)
+        try:
+            path.write_text(yaml.safe_dump({**good, "bounds": {"depth": 7}}))
+            assert service.reload()
+            assert service.app.offering.bounds.depth == 7
+            for bad in ("models: [", yaml.safe_dump({**good, "listen": "127.0.0.1:1"})):
+                path.write_text(bad)
+                assert not service.reload()
+                assert service.app.offering.bounds.depth == 7
+        finally:
+            await service.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_second_process_on_the_same_state_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = configuration(tmp_path, "http://127.0.0.1:9/v1")
+        prepare(tmp_path, config)
+        service = await Service.open(config)
+        try:
+            with pytest.raises(InUseError):
+                await Service.open(config)
+        finally:
+            await service.close()
+
+    asyncio.run(scenario())
+
+
+def test_admin_and_metrics_have_ports_of_their_own(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        admin, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        ports = {"admin": {"listen": admin}, "metrics": {"listen": metrics}}
+        async with (
+            running(tmp_path, lambda _: Script(body=completion()), **ports) as gateway,
+            aiohttp.ClientSession() as session,
+        ):
+            body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}]}
+            headers = {"authorization": f"Bearer {gateway.key}"}
+            url = f"{gateway.url}/v1/chat/completions"
+            async with session.post(url, json=body, headers=headers) as reply:
+                assert reply.status == 200
+            async with session.get(f"http://{metrics}/metrics") as reply:
+                text = await reply.text()
+                assert 'stillhouse_served_total{model="small"} 1.0' in text
+                assert gateway.furnished.accounts[0] not in text
+            async with session.get(f"http://{admin}/healthz") as reply:
+                assert reply.status == 200
+            async with session.get(f"{gateway.url}/metrics") as reply:
+                assert reply.status == 404
+
+    asyncio.run(scenario())
