@@ -49,6 +49,7 @@ SETTINGS = extraction.FitSettings(steps=300)
 PUBLISHED = "taskdistill 0.1.1, 0.5B LoRA student"
 PUBLISHED_F1, PUBLISHED_MATCH = 87.2, 39.2
 TEACHER = "DeepSeek-V4-Flash, recorded"
+CHECKPOINT = "checkpoint.pt"
 HERE = Path(__file__).parent
 OPENINGS = HERE / "test_openings.csv"
 LAYOUTS = rows.RESULTS / "invoices-layouts.tsv"
@@ -124,7 +125,7 @@ def train(seed: int, data: Path, folder: Path) -> dict[str, Any]:
         documents["validation"],
         SETTINGS,
         seed=seed,
-        checkpoint=folder / "checkpoint.pt",
+        checkpoint=folder / CHECKPOINT,
         say=lambda line: print(line, flush=True),
     )
     if not (folder / "student").exists():
@@ -139,6 +140,7 @@ def train(seed: int, data: Path, folder: Path) -> dict[str, Any]:
         "curve": fitted.curve,
     }
     write_atomic(facts, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return told
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass, field
 from random import Random
@@ -13,6 +12,7 @@ import torch
 from stillhouse.exchanges import InputError, storage
 from stillhouse.students.extraction.examples import Example, Reply, make_batch, prepare_example
 from stillhouse.students.extraction.model import Extractor, loss_of
+from stillhouse.students.extraction.pieces import SHAPES
 from stillhouse.students.extraction.predicting import predict
 from stillhouse.students.extraction.recombination import Recombiner
 
@@ -125,6 +125,7 @@ class _Run:
         self._average = {n: w.detach().clone() for n, w in self._learned.items()}
         self.best = {n: w.clone() for n, w in self._average.items()}
         self._round: tuple[int, list[Batch]] = (-1, [])
+        self._ordered: tuple[int, list[int]] = (-1, [])
 
     def one_step(self) -> float:
         """Learn from one batch; returns its loss."""
@@ -171,13 +172,12 @@ class _Run:
         """Make the state durable."""
         state = {
             "key": key,
-            "at": copy.deepcopy(self.at),
+            "at": {name: getattr(self.at, name) for name in Fitted.__dataclass_fields__},
             "learned": self._learned,
             "average": self._average,
             "best": self.best,
             "optimiser": self._optimiser.state_dict(),
         }
-        state["at"] = {name: getattr(self.at, name) for name in Fitted.__dataclass_fields__}
         path.parent.mkdir(parents=True, exist_ok=True)
         with storage.replacing(path) as temporary:
             torch.save(state, temporary)
@@ -224,12 +224,12 @@ class _Run:
         chance = torch.Generator().manual_seed(random.getrandbits(60))
         for batch in batches:
             hidden = torch.rand(batch.ids.shape, generator=chance) < settings.masked
-            words = batch.shapes.remainder(10) > _WORDS
+            words = batch.shapes.remainder(SHAPES // 2) > _WORDS
             batch.ids[hidden & words] = self._cutter.mask
         return batches
 
     def _order(self, epoch: int) -> list[int]:
-        if getattr(self, "_ordered", (-1, []))[0] != epoch:
+        if self._ordered[0] != epoch:
             order = list(range(len(self._train)))
             Random(f"{self._seed} epoch {epoch}").shuffle(order)
             self._ordered = (epoch, order)
