@@ -2,7 +2,7 @@
 
 Layout, all integers little-endian:
 
-    64 KiB   header: JSON padded with spaces (format, key, payload, block limits, state, fidelity)
+    4 KiB    header: JSON padded with spaces (format, key, payload, block limits, state, fidelity)
     4 n B    reply tokens of each of the n examples, uint32, then the SHA-256 of these bytes
     blocks   the records of consecutive examples, then their SHA-256
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from stillhouse.distill.divergences.signals import Signal
 
 FORMAT = "stillhouse teacher cache 1"
-HEADER_BYTES = 1 << 16
+HEADER_BYTES = 1 << 12
 BLOCK_POSITIONS = 4096
 _SHA = 32
 
@@ -115,7 +115,12 @@ def header_bytes(key: CacheKey, examples: int, fidelity: Fidelity | None) -> byt
         "record_bytes": key.payload.record_bytes,
         "fidelity": None if fidelity is None else asdict(fidelity),
     }
-    return orjson.dumps(content, option=orjson.OPT_SORT_KEYS).ljust(HEADER_BYTES)
+    header = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    if len(header) > HEADER_BYTES:
+        raise InputError(
+            f"a cache header of {len(header)} bytes", repair="use digests in the key, not texts"
+        )
+    return header.ljust(HEADER_BYTES)
 
 
 def counts_bytes(counts: NDArray[np.uint32]) -> bytes:

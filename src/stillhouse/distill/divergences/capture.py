@@ -161,8 +161,10 @@ def measure_fidelity(
         kl += float(times(q_NV, q_NV.log() - log_t_NV).sum())
         for place, gradient_NV in enumerate((full_NV, ours_NV)):
             gradients[place] += gradient_NV.T @ states_ND.float()
-    full, ours = gradients.flatten(1)
-    cosine = float(full @ ours / (full.norm() * ours.norm()).clamp(min=1e-30))
+    # Tens of millions of products: float32 sums would be wrong in the third place.
+    full, ours = gradients
+    dots = [(a * b).sum(dtype=torch.float64) for a, b in ((full, ours), (full, full), (ours, ours))]
+    cosine = float(dots[0] / (dots[1] * dots[2]).sqrt().clamp(min=1e-30))
     return Fidelity(
         positions=len(hidden_MD), kl_nats=kl / len(hidden_MD), gradient_cosine=min(cosine, 1.0)
     )

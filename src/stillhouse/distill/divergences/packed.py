@@ -53,15 +53,18 @@ def _attend(
     dropout: float = 0.0,
     **_others: Any,
 ) -> tuple[torch.Tensor, None]:
-    groups = query_BHND.shape[1] // key_BHND.shape[1]
-    if groups > 1:
-        key_BHND = key_BHND.repeat_interleave(groups, 1)
-        value_BHND = value_BHND.repeat_interleave(groups, 1)
+    grouped = query_BHND.shape[1] != key_BHND.shape[1]
     every = (query_BHND, key_BHND, value_BHND)
     sides = (torch.split(part, list(packed_lengths), 2) for part in every)
     done = [
         torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout if module.training else 0.0, is_causal=True, scale=scaling
+            q,
+            k,
+            v,
+            dropout_p=dropout if module.training else 0.0,
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=grouped,
         )
         for q, k, v in zip(*sides, strict=True)
     ]
