@@ -87,7 +87,7 @@ def postgresql() -> Iterator[str]:
         _wait_until_it_answers(url)
         yield url
     finally:
-        server.send_signal(signal.SIGINT)  # ends what is still connected
+        server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
         server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
