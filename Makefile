@@ -10,7 +10,7 @@ help:
 	@echo "make quickstart     distil a real teacher into a student and judge it (under ten minutes)"
 	@echo "make test           lint, types and all tests"
 	@echo "make lint           ruff and mypy alone"
-	@echo "make benchmark-NAME one benchmark of benchmarks/; python -m benchmarks prints every goal"
+	@echo "make benchmark-NAME one benchmark of benchmarks/ (SEED=n, ARGS='...'); python -m benchmarks prints every goal"
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: give one with make PYTHON=/path/to/python3.11"; exit 2; }
@@ -34,7 +34,7 @@ test: $(STAMP) servers lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 benchmark-%: $(STAMP)
-	$(BIN)/python -m benchmarks.$* $(ARGS)
+	$(BIN)/python -m benchmarks.$* $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,7 +8,7 @@ once per finished seed: each opening is a line of test_openings.csv, written bef
 document is read. Scores are those of the package that published the invoices (`published` in
 stillhouse.parity.fields), against its gold.
 
-    make benchmark-invoices ARGS="--seed 1"    or   python -m benchmarks.invoices --seed 1
+    make benchmark-invoices SEED=1    or   python -m benchmarks.invoices --seed 1
     ... --no-test        train and validate alone
     ... --again REASON   open the test split for a seed that has its predictions
 
