@@ -47,6 +47,7 @@ class Subject(Protocol):
     """A back end under a clock that the machine sets."""
 
     limiter: Limiter
+    debts: bool  # whether use above a reservation is tried
 
     def begin(self) -> None:
         """Start it, empty."""
@@ -150,7 +151,7 @@ class Machine(RuleBasedStateMachine):
         entry = self.plain.open.get(name, [])
         reserved = {d.limit.unit: d.cost for d, _ in entry}
         used = {unit: cost * part // 4 for unit, cost in reserved.items() if unit != missing}
-        if over and part == 4:
+        if over and part == 4 and self.subject.debts:
             used = {unit: cost + over for unit, cost in used.items()}
         self.settle_as(name, used, lag)
 
@@ -183,6 +184,7 @@ class Machine(RuleBasedStateMachine):
                 d.limit.unit: used[d.limit.unit] - d.cost
                 for d, _ in entry
                 if used.get(d.limit.unit, 0) > d.cost
+                and d.limit.unit not in ("concurrent", "prompts")
             }
             self.indebted = self.indebted or bool(excess)
             if self.safety_alone:
@@ -207,9 +209,11 @@ class Machine(RuleBasedStateMachine):
                     charge.ends = charge.at + lease_us if became == "open" else charge.at
             if became == "closed":
                 del self.plain.open[name]
+            else:  # shadow limits begin anew
+                self.plain.open[name] = [pair for pair in entry if not pair[0].limit.shadow]
+        self.plain.settled = set()
         if became == "closed":
             self.seen = []
-            self.plain.settled = set()
         else:
             for scope, cell in list(self.plain.charges):
                 if cell == "shadowed":

@@ -20,6 +20,8 @@ from stillhouse.limits import Demand, Memory, Reserved, Settled, cells, memory
 class InMemory:
     """`Memory` under the machine."""
 
+    debts = True
+
     def __init__(self, make: Callable[[], Memory] = Memory):
         self.make = make
 
@@ -168,6 +170,7 @@ HUNT = settings(
     phases=[Phase.generate],
     derandomize=True,
     database=None,
+    report_multiple_bugs=False,
 )
 
 

@@ -23,6 +23,7 @@ from stillhouse.limits.results import (
     Unknown,
     ratelimit_headers,
 )
+from stillhouse.limits.shared import Shared
 
 __all__ = [
     "PUBLIC_SCOPES",
@@ -37,6 +38,7 @@ __all__ = [
     "Reserved",
     "Scope",
     "Settled",
+    "Shared",
     "SteadyClock",
     "Unavailable",
     "Unknown",

@@ -202,6 +202,38 @@ class Memory:
             cell.take(demand.cost, demand.item, self._mark, self._now_us)
             cell.settle(demand.cost, demand.cost, self._mark, self._now_us, self._now_us)
 
+    def hold(self, reservation_id: bytes, demands: tuple[Demand, ...], at_us: int | None) -> int:
+        """Charge without asking and leave it open; return its mark."""
+        self._now_us = max(self._now_us, at_us or 0)
+        self._mark += 1
+        cells: list[Cell | None] = []
+        for scope, limit, cost, item in demands:
+            cell = self._cell(scope, limit)
+            cell.fits(cost, item, self._now_us)
+            cell.take(cost, item, self._mark, self._now_us)
+            cells.append(cell)
+        self._open[reservation_id] = _Open(self._now_us, self._mark, demands, cells)
+        return self._mark
+
+    @property
+    def now_us(self) -> int:
+        """The limiter's time: the latest that it was given."""
+        return self._now_us
+
+    @property
+    def mark(self) -> int:
+        """The mark of the newest reservation."""
+        return self._mark
+
+    def cells(self) -> Iterator[tuple[Scope, Cell]]:
+        """Every cell with its scope."""
+        for (scope, _), cell in self._cells.items():
+            yield scope, cell
+
+    def demands_of(self, reservation_id: bytes) -> Sequence[Demand]:
+        """What an open reservation holds."""
+        return self._open[reservation_id].demands
+
     def dump(self) -> Iterator[CellState]:
         """Every cell that counts anything."""
         for (scope, _), cell in self._cells.items():
@@ -258,7 +290,7 @@ class Memory:
             self._cell(scope, limit).load(state)
         for event in ledger.events():
             if isinstance(event, Intent):
-                self._replay_intent(event)
+                self.hold(event.reservation_id, event.demands, event.at_us)
             else:
                 self._replay_outcome(event)
         for entry in self._open.values():
@@ -266,17 +298,6 @@ class Memory:
         self._open.clear()
         self._settled.clear()
         ledger.replace(self.dump(), self._now_us)
-
-    def _replay_intent(self, event: Intent) -> None:
-        self._now_us = now_us = max(self._now_us, event.at_us or 0)
-        self._mark += 1
-        cells: list[Cell | None] = []
-        for scope, limit, cost, item in event.demands:
-            cell = self._cell(scope, limit)
-            cell.fits(cost, item, now_us)
-            cell.take(cost, item, self._mark, now_us)
-            cells.append(cell)
-        self._open[event.reservation_id] = _Open(now_us, self._mark, event.demands, cells)
 
     def _replay_outcome(self, event: Outcome) -> None:
         self._now_us = max(self._now_us, event.settled_us)
@@ -293,7 +314,7 @@ def _settle(entry: _Open, used: Mapping[str, int], now_us: int) -> dict[str, int
             continue
         actual = used.get(limit.unit, cost)
         cell.settle(cost, actual, entry.mark, entry.at_us, now_us)
-        if actual > cost:
+        if actual > cost and limit.kind not in ("concurrency", "distinct"):
             excess[limit.unit] = max(actual - cost, excess.get(limit.unit, 0))
     return excess
 

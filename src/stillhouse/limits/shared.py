@@ -1,0 +1,340 @@
+"""The shared back end: many processes on one Redis or Valkey, by one script, at the server's time.
+
+What can be lost is noticed: the state key names an epoch and the server's run id. The script
+compares the state in the same step in which it charges, every new connection compares the run id,
+and both survive neither a flush nor a restart nor a change of server. After a loss nothing is
+admitted until one process has rebuilt every cell from the ledgers of all, with what is open at its
+full reservation, dated at the rebuilding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.resources
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import orjson
+
+from stillhouse.exchanges import InputError
+from stillhouse.limits import rebuilding
+from stillhouse.limits.ledger import Ledger
+from stillhouse.limits.limit import PUBLIC_SCOPES, Demand
+from stillhouse.limits.results import (
+    HEADER_UNITS,
+    Exceeded,
+    Reading,
+    Reserved,
+    Settled,
+    Unavailable,
+    Unknown,
+    exceeded,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+SCRIPT = importlib.resources.files("stillhouse.limits").joinpath("shared.lua").read_text("utf-8")
+_PATIENCE_US = 60 * 10**6  # a rebuilding that has not ended by then is begun anew
+_LATE_MAX = 100_000
+
+
+class _RestartedError(Exception):
+    """The server is not the one whose state is known here."""
+
+
+class Shared:
+    """Limits of many processes. Make it with `connect`; `now_us` arguments are ignored.
+
+    Any error of the store gives `Unavailable`: nothing is served on a guess.
+    """
+
+    def __init__(
+        self, client: Any, ledger: Ledger, root: Path, namespace: str, forward_us: int
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._root = root
+        self._key = f"{namespace}:limits"
+        self._forward_us = forward_us
+        self._sha = ""
+        self._run = ""
+        self._state = ""  # of a store that is ready, as the script compares it
+        self._witness = (0, 0)  # the limiter's time when last heard of; the monotonic clock then
+        self._open: dict[bytes, tuple[int, Sequence[Demand]]] = {}
+        self._late: dict[bytes, Mapping[str, int]] = {}  # settlements the store has yet to hear of
+        self._entering = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        folder: Path,
+        process: str,
+        namespace: str = "stillhouse",
+        forward_us: int = 10 * 10**6,
+        timeout_s: float = 2.0,
+    ) -> Self:
+        """Connect to `url` (redis://...), with this process's ledger in `folder`/`process`.
+
+        `folder` is one that all processes of the namespace share. A step of the server's clock
+        forward counts for at most `forward_us` beyond what a process saw pass. Raises `InputError`
+        for a cluster, a store that may evict keys, a package that is missing, or a server that
+        does not answer; `InUseError` where another process uses the ledger.
+        """
+        try:
+            import redis.asyncio as redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ImportError as error:
+            raise InputError(
+                "shared limits need the package redis", repair="pip install 'stillhouse[scale]'"
+            ) from error
+        ledger = Ledger(folder / process)
+        try:
+            made: list[Self] = []
+
+            async def on_connect(connection: Any) -> None:
+                await connection.on_connect()
+                await connection.send_command("INFO")
+                made[0]._greet(await connection.read_response())
+
+            client = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),
+                redis_connect_func=on_connect,
+                max_connections=64,
+            )
+            limiter = cls(client, ledger, folder, namespace, forward_us)
+            made.append(limiter)
+            try:
+                limiter._sha = await client.script_load(SCRIPT)
+            except (OSError, redis.RedisError) as error:
+                await client.aclose()
+                raise InputError(
+                    f"the store of the limits does not answer ({type(error).__name__})",
+                    repair="start Redis or Valkey, or check its address and password",
+                ) from error
+            await limiter.ready()
+        except BaseException:
+            ledger.close()
+            raise
+        return limiter
+
+    async def reserve(
+        self,
+        reservation_id: bytes,
+        demands: Sequence[Demand],
+        now_us: int = 0,  # noqa: ARG002 (the time is the server's)
+    ) -> Reserved | Exceeded | Unavailable:
+        """See `Limiter.reserve`. The intent is in the ledger before the store is asked."""
+        if not self._state:
+            self._enter_soon()
+            return Unavailable("the limits are being rebuilt")
+        rows = []
+        for scope, limit, cost, item in demands:
+            key = f"{limit.cell}:{scope.kind}:{scope.id}"
+            if cost < 0:
+                raise ValueError(f"a cost of {cost}")
+            rows.append(
+                (
+                    key, limit.kind, limit.unit, min(cost, 2**53), limit.amount, limit.window_us,
+                    limit.burst, limit.grain, limit.drain, limit.shadow, item.hex(),
+                )
+            )  # fmt: skip
+        if len({row[0] for row in rows}) < len(rows):
+            raise ValueError("two demands of one reservation name the same cell")
+        if reservation_id in self._open or reservation_id in self._late:
+            return Unavailable("this reservation id was used before")
+        try:
+            self._ledger.reserved(reservation_id, None, demands)
+        except InputError as error:
+            return Unavailable(str(error))
+        told = await self._ask("reserve", {"id": reservation_id.hex(), "demands": rows})
+        if isinstance(told, Unavailable):
+            # It may have been charged all the same: give it back when the store answers again.
+            self._refuse(reservation_id)
+            self._remember(reservation_id, {limit.unit: 0 for _, limit, _, _ in demands})
+            return told
+        if told[0] == b"reserved":
+            _, at_us, readings, skipped = told
+            self._open[reservation_id] = (at_us, demands)
+            return Reserved(
+                at_us,
+                tuple(
+                    Reading(demands[i], left, reset_us)
+                    for i, left, reset_us in zip(*[iter(readings)] * 3, strict=True)
+                    if demands[i].limit.unit in HEADER_UNITS
+                    and demands[i].scope.kind in PUBLIC_SCOPES
+                ),
+                tuple(demands[i] for i in skipped),
+            )
+        self._refuse(reservation_id)
+        if told[0] == b"used":
+            return Unavailable("this reservation id was used before")
+        pairs = zip(*[iter(told[2])] * 2, strict=True)
+        return exceeded(demands, [(demands[i], w if w >= 0 else None) for i, w in pairs])
+
+    async def settle(
+        self,
+        reservation_id: bytes,
+        used: Mapping[str, int],
+        now_us: int = 0,  # noqa: ARG002 (the time is the server's)
+    ) -> Settled | Unknown | Unavailable:
+        """See `Limiter.settle`. Where the store does not answer it is told later."""
+        if used and min(used.values()) < 0:
+            raise ValueError(f"use cannot be negative: {dict(used)}")
+        mine = self._open.pop(reservation_id, None)
+        if mine is not None:
+            try:
+                self._ledger.settled(reservation_id, self._passed_us(), used, mine[0])
+            except InputError as error:
+                # As a rebuilding would find it: charged at the reservation.
+                self._remember(reservation_id, {})
+                return Unavailable(str(error))
+        told = await self._ask("settle", {"id": reservation_id.hex(), "used": dict(used)})
+        if isinstance(told, Unavailable):
+            if mine is not None:
+                self._remember(reservation_id, used)
+            return told
+        if told[0] == b"settled":
+            above = zip(*[iter(told[3:])] * 2, strict=True)
+            return Settled(excess={unit.decode(): excess for unit, excess in above})
+        # Known here and not there: rebuilt from the ledger after this was written.
+        if told[0] == b"already" or mine is not None:
+            return Settled(already=mine is None)
+        return Unknown(reservation_id)
+
+    async def ready(self) -> bool:
+        """Enter the store's present epoch, rebuilding it where data was lost; whether it is done.
+
+        False where another process is rebuilding it or the store fails; then it is tried again at
+        the next request.
+        """
+        async with self._entering:
+            if self._state:
+                return True
+            try:
+                self._state = await rebuilding.enter(self._run_script, self._claim(), self._root)
+            except Exception as error:
+                if not _is_store_error(error):
+                    raise
+                return False
+            return bool(self._state)
+
+    async def flush(self) -> None:
+        """Tell the store of the settlements that it has yet to hear of."""
+        for reservation_id, used in list(self._late.items()):
+            told = await self._ask("settle", {"id": reservation_id.hex(), "used": dict(used)})
+            if isinstance(told, Unavailable):
+                return
+            self._late.pop(reservation_id, None)
+
+    async def close(self) -> None:
+        """Disconnect and let go of the ledger; what is open stays charged."""
+        for task in list(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._client.aclose()
+        self._ledger.close()
+
+    def _greet(self, info: bytes | str) -> None:
+        """Look at the server behind a new connection, before anything is asked of it."""
+        text = info.decode() if isinstance(info, bytes) else info
+        facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        if facts.get("redis_mode", facts.get("server_mode")) == "cluster":
+            raise InputError(
+                "the store of the limits is a cluster, which cannot charge all scopes in one step",
+                repair="give the address of a single server, or of one with replicas",
+            )
+        policy = facts.get("maxmemory_policy", "noeviction")
+        if facts.get("maxmemory", "0") != "0" and policy != "noeviction":
+            raise InputError(
+                f"the store of the limits may evict keys (maxmemory-policy {policy})",
+                repair="set maxmemory-policy noeviction",
+            )
+        self._run = facts["run_id"]
+        if self._state and self._state.split("|")[1] != self._run:
+            self._state = ""
+            raise _RestartedError("the store was restarted")
+
+    def _claim(self) -> dict[str, Any]:
+        return {"epoch": secrets.token_hex(8), "run": self._run, "patience": _PATIENCE_US}
+
+    def _passed_us(self) -> int:
+        """A time that the limiter's has surely reached."""
+        heard_us, then_us = self._witness
+        return heard_us + time.monotonic_ns() // 1000 - then_us if heard_us else 0
+
+    async def _ask(self, what: str, request: dict[str, Any]) -> Any:
+        state = self._state
+        if not state:
+            self._enter_soon()
+            return Unavailable("the limits are being rebuilt")
+        request["forward"] = self._forward_us
+        request["witness"] = self._passed_us()
+        try:
+            told = await self._run_script(what, state, request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if not _is_store_error(error):
+                raise
+            self._enter_soon()
+            return Unavailable(f"the store of the limits failed ({type(error).__name__})")
+        if told[0] == b"lost":
+            if self._state == state:
+                self._state = ""
+            self._enter_soon()
+            return Unavailable("the store of the limits lost its data")
+        if told[1] > self._witness[0]:
+            self._witness = (told[1], time.monotonic_ns() // 1000)
+        if self._late and not self._tasks:
+            self._start(self.flush())
+        return told
+
+    async def _run_script(self, what: str, state: str, request: Any) -> Any:
+        arguments = (1, self._key, what, state, orjson.dumps(request))
+        try:
+            return await self._client.evalsha(self._sha, *arguments)
+        except Exception as error:
+            if type(error).__name__ != "NoScriptError":
+                raise
+            # A new server does not have it, and has run nothing.
+            return await self._client.eval(SCRIPT, *arguments)
+
+    def _refuse(self, reservation_id: bytes) -> None:
+        # A failure leaves the intent open: charged in a rebuilding, which is safe.
+        with contextlib.suppress(InputError):
+            self._ledger.settled(reservation_id, self._passed_us(), None)
+
+    def _remember(self, reservation_id: bytes, used: Mapping[str, int]) -> None:
+        if len(self._late) < _LATE_MAX:
+            self._late[reservation_id] = used
+
+    def _enter_soon(self) -> None:
+        if not self._tasks and not self._state:
+            self._start(self._enter())
+
+    async def _enter(self) -> None:
+        await self.ready()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _is_store_error(error: Exception) -> bool:
+    """Whether it came from the connection or the store (its package may not be installed)."""
+    from redis import RedisError
+
+    return isinstance(error, RedisError | OSError | _RestartedError | TimeoutError)
