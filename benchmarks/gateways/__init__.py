@@ -1,0 +1,1 @@
+"""What the gateway's benchmark puts in front of one nginx: ours, and the others."""
