@@ -75,33 +75,38 @@ async def running(
     answer: Callable[[Asked], Script] = lambda _: Script(body=completion()),
     *,
     accounts: int = 1,
+    furnished: Furnished | None = None,
     **changes: Any,
 ) -> AsyncIterator[Running]:
+    """`furnished`: of a gateway that runs on the same store already."""
     upstream = Upstream(answer)
     await upstream.start()
-    config = configuration(folder, upstream.url, **changes)
-    furnished = prepare(folder, config, accounts)
-    log = io.StringIO()
-    service = await Service.open(config, log=Log(log))
-    listener = bind("127.0.0.1:0")
-    stop, ready = asyncio.Event(), asyncio.Event()
-    serving = asyncio.ensure_future(
-        serve(service, listener, ready=ready.set, signals=False, stop=stop)
-    )
     try:
-        await asyncio.wait(
-            {serving, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED
+        config = configuration(folder, upstream.url, **changes)
+        furnished = furnished or prepare(folder, config, accounts)
+        log = io.StringIO()
+        service = await Service.open(config, log=Log(log))
+        listener = bind("127.0.0.1:0")
+        stop, ready = asyncio.Event(), asyncio.Event()
+        serving = asyncio.ensure_future(
+            serve(service, listener, ready=ready.set, signals=False, stop=stop)
         )
-        if serving.done():
-            serving.result()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        gateway = Running(url, furnished.keys[0], furnished, service, upstream, log, folder)
         try:
-            yield gateway
+            await asyncio.wait(
+                {serving, asyncio.ensure_future(ready.wait())},
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if serving.done():
+                serving.result()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            gateway = Running(url, furnished.keys[0], furnished, service, upstream, log, folder)
+            try:
+                yield gateway
+            finally:
+                for client in gateway.clients:
+                    await client.close()
         finally:
-            for client in gateway.clients:
-                await client.close()
+            stop.set()
+            await serving
     finally:
-        stop.set()
-        await serving
         await upstream.stop()

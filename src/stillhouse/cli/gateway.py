@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,11 +89,7 @@ async def _demo(folder: Path) -> None:
     service = await Service.open(settings)
     line = demo.curl_line(listen, key)
     try:
-        await serve(
-            service,
-            listener,
-            ready=lambda: sys.stdout.write(f"{line}\n") and sys.stdout.flush(),
-        )
+        await serve(service, listener, ready=lambda: print(line, flush=True))
     finally:
         teacher.should_exit = True
         await teaching

@@ -25,7 +25,7 @@ from stillhouse.gateway.log import Log
 from stillhouse.gateway.metrics import Metrics
 from stillhouse.gateway.offering import Offering
 from stillhouse.gateway.recorder import Recorder
-from stillhouse.limits import Memory, SteadyClock
+from stillhouse.limits import Memory, Shared, SteadyClock
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -202,11 +202,8 @@ class Service:
         config = self.config
         if config.limits == "memory" and config.limits_env is None:
             return Memory(folder=folder / "limits")
-        raise InputError(
-            "limits shared by several processes are not in this version",
-            place="limits",
-            repair="set limits to memory",
-        )
+        url = self._url(config.limits, config.limits_env)
+        return await Shared.connect(url, folder=config.state / "limits", process=folder.name)
 
     def _recover(self) -> None:
         """Charge what a crash left without outcome, record what had not reached the exchanges."""
