@@ -12,9 +12,11 @@ probability of answering with a label at all, the loss is
 where p is the softmax over the whole vocabulary (natural logarithm) and w the writing weight. With
 w = 1 the first term and the second add up to the cross-entropy over the vocabulary. A small w lets
 a short training spend itself on which label it is: a cut model starts with m near e^-36, and
-repairing that at w = 1 cost the quickstart's student four points (docs/log.md). It is a sum: the caller divides by the number of reply tokens of the
-whole optimiser step, however many micro-batches that takes. Prompt and padding carry no loss;
-padding is on the right, where a causal model's real tokens do not see it.
+repairing that at w = 1 cost the quickstart's student four points (docs/log.md).
+
+The loss is a sum: the caller divides by the number of reply tokens of the whole optimiser step,
+however many micro-batches that takes. Prompt and padding carry no loss; padding is on the right,
+where a causal model's real tokens do not see it.
 """
 
 # ruff: noqa: N815 - shape suffixes on the fields of a batch
