@@ -19,8 +19,8 @@ FORMATS = [THINK, OPEN, SEVERAL, SAME, ReasoningFormat()]
 
 TEXT = st.lists(
     st.sampled_from(
-        ["<think>", "</think>", "[THINK]", "[/THINK]", "<|a|>", "<|b|>", "::", ":", "<", "</", "a", "<thi", "nk>", "é", "😀"]
-        + [" ", "\n", "\u3000"]
+        [" ", "\n", "\u3000", "\U0001f600", "é", "a", ":", "::", "<", "</", "<thi", "nk>", "<|a|>"]
+        + [tag for pair in SEVERAL.tags for tag in pair]
     ),
     max_size=12,
 ).map("".join)

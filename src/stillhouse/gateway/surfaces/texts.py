@@ -135,7 +135,7 @@ def read_embedding(given: dict[str, Any], prompt: Prompt) -> Reading:
     inputs = asked if type(asked) is list else [asked]
     if not inputs:
         raise RefusedError("bad_request", "input is empty")
-    if not _is_tokens(inputs):
+    if not _is_tokens(asked):
         if len(inputs) > _MOST_INPUTS:
             raise wrong("input", f"at most {_MOST_INPUTS} texts")
         for one in inputs:
