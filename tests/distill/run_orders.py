@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -131,3 +132,35 @@ MEASURED = {
     "result.json": {"seconds"},
     "cost.json": {"teacher", "student", "training", "speedup"},
 }
+
+
+@dataclass
+class Undisturbed:
+    """A run that nothing happened to, and how to begin others like it."""
+
+    worker: Worker
+    recipe: Path
+    run: Path
+    steps: list[tuple[str, str]]
+    begun: int = 0
+
+    def begin(self, stage: str) -> Path:
+        """The folder of a new run in which everything before `stage` is done."""
+        self.begun += 1
+        done = STAGES[: STAGES.index(stage)]
+        return copy_run(self.run, self.recipe.parent / f"run-{self.begun}", done)
+
+    def go_on(self, run: Path, stage: str, **how: Any) -> dict[str, Any]:
+        """One attempt at a stage."""
+        command = ("distill", self.recipe, "--run", run, "--until", stage)
+        return self.worker.order(*command, **how)
+
+    def difference(self, run: Path, stage: str) -> list[str]:
+        """What is not as in the undisturbed run."""
+        places = (*STAGES[: STAGES.index(stage) + 1], *(["student"] if stage == "report" else []))
+        wanted, found = (
+            {name: value for name, value in results(folder).items() if name.startswith(places)}
+            for folder in (self.run, run)
+        )
+        names = sorted(wanted.keys() | found.keys())
+        return [name for name in names if wanted.get(name) != found.get(name)]

@@ -6,7 +6,7 @@ the signal that ended it), output, and seconds:
   argv       the command line (the first order warms this process up: no fork)
   kill       [STAGE, NAME]: SIGKILL when that step comes
   kill_after seconds after which it is killed from outside
-  interrupt  [STAGE, NAME]: SIGINT
+  interrupt  [STAGE, NAME, N]: SIGINT when it comes the Nth time (the others take N too)
   limit      [STAGE, NAME]: from then on no file can grow (RLIMIT_FSIZE)
   fill       [STAGE, NAME]: the run's disk is filled up at that step
   mutant     a fault to run with (see MUTANTS): what the tests must notice
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import resource
@@ -35,9 +36,12 @@ from stillhouse.cli import main as stillhouse
 from stillhouse.cli.progress import LiveProgress
 from stillhouse.distill import fitting, run, stages
 from stillhouse.distill.steps import curate as curating
+from stillhouse.distill.steps import label as labelling
 from stillhouse.exchanges import storage
 from stillhouse.exchanges.journal import Journal
 from stillhouse.parity import answers, contamination, plots
+from stillhouse.teachers import LabelSettings
+from stillhouse.teachers.pacing import Backoff
 
 
 def write_in_place(path: Path, data: bytes, **_: Any) -> None:
@@ -103,7 +107,8 @@ class Watch:
         here = [self.stage, name]
         self.seen.append(here)
         for what, do in DEEDS.items():
-            if self.order.get(what) == here:
+            wanted = self.order.get(what) or [None]
+            if wanted[:2] == here and self.seen.count(here) == (wanted[2:] or [1])[0]:
                 do()
 
     def enter(self, name: str, state: str) -> None:
@@ -194,6 +199,8 @@ def main() -> None:
     # What takes long and writes nothing: timing probes, planted near-copies, drawing.
     fitting.PROBE_S = 0.0
     contamination.PLANTED_PER_KIND = 20
+    quick = Backoff(base_us=500, highest_us=2_000)
+    labelling.LabelSettings = functools.partial(LabelSettings, backoff=quick)
     plots._svg = lambda _figure, name, _title: f"<svg>{name}</svg>"
     answers_to = os.dup(1)
     os.dup2(2, 1)

@@ -18,7 +18,7 @@ from tests.limits.machine import SETTINGS, START, Machine
 from tests.limits.reference import SECOND
 from tests.limits.servers import RedisServer
 
-from stillhouse.limits import Demand, Reserved, Shared, shared
+from stillhouse.limits import Demand, Limit, Reserved, Scope, Shared, shared
 
 TIME = "redis.call('TIME')"
 SET_TIME = "redis.call('LRANGE', 'the-time', 0, 1)"
@@ -126,6 +126,10 @@ def test_the_shared_back_end_decides_as_the_reference(
     run(lambda: OnRedis(server, loses=loses), options)
 
 
+NAIVE_REFUND = (
+    "local refund = min(difference, cell[6 + n + first])",
+    "local refund = min(difference, cell[3])",
+)
 # What each mutant changes in the script. A script is one step, so that check-then-increment is a
 # client that asks twice: see below.
 MUTANTS = {
@@ -137,10 +141,6 @@ MUTANTS = {
         "local over = cell[3] + cost * grain - burst * grain",
         "local over = cell[3] + cost * grain - amount * grain",
     ),
-    "naive refund": (
-        "local refund = min(difference, cell[6 + n + first])",
-        "local refund = min(difference, cell[3])",
-    ),
     "missing usage refunds": ("used[unit] or cost", "used[unit] or 0"),
     "double settle": (
         "redis.call('DEL', prefix .. record_key)",
@@ -150,13 +150,47 @@ MUTANTS = {
 }
 HUNT = settings(
     SETTINGS,
-    max_examples=400,
+    max_examples=2_000,  # ends at the first find
     stateful_step_count=40,
     phases=[Phase.generate],
     derandomize=True,
     database=None,
     report_multiple_bugs=False,
 )
+
+
+def admits_a_third(server: RedisServer) -> bool:
+    """Whether three tens are admitted within ten seconds of a limit of 20 in 10 s, burst 10.
+
+    The first drains wholly before it is settled at nothing, so nothing of it may be given back.
+    """
+    subject = OnRedis(server, loses=False)
+    subject.begin()
+    limit = Limit.rolling("a", "tokens", 20, 10 * SECOND, burst=10)
+    demands = [Demand(Scope("account", "x"), limit, 10)]
+
+    def reserve(name: int, at: int) -> bool:
+        work = subject.limiter.reserve(bytes([name]) * 16, demands, at)
+        return isinstance(subject.call(work, at), Reserved)
+
+    try:
+        later = START + 10 * SECOND
+        assert reserve(1, START)
+        assert reserve(2, later)
+        subject.call(subject.limiter.settle(bytes([1]) * 16, {"tokens": 0}, later), later)
+        return reserve(3, later)
+    finally:
+        subject.end()
+
+
+def test_a_refund_gives_back_only_what_has_not_drained(
+    server: RedisServer, under_set_time: pytest.MonkeyPatch
+) -> None:
+    assert not admits_a_third(server)
+    before, after = NAIVE_REFUND
+    assert shared.SCRIPT.count(before) == 1
+    under_set_time.setattr(shared, "SCRIPT", shared.SCRIPT.replace(before, after))
+    assert admits_a_third(server)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

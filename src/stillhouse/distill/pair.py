@@ -1,17 +1,30 @@
-"""Judge any two models or answer files on a file of items, without training."""
+"""Judge any two models, endpoints, recordings or answer files on a file of items; trains none."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from stillhouse.distill.asking import ask_endpoint, open_endpoint, require_whole
 from stillhouse.distill.parsing import parse_yaml
 from stillhouse.distill.pipeline import RunResult
 from stillhouse.distill.progress import Progress, Silent
-from stillhouse.distill.recipe import JudgeSpec, TaskSpec, key, rooted
+from stillhouse.distill.recipe import (
+    BudgetSpec,
+    JudgeSpec,
+    TaskSpec,
+    TeacherSpec,
+    key,
+    rooted,
+    with_model_path,
+)
+from stillhouse.distill.references import with_references
 from stillhouse.distill.run import write_json
-from stillhouse.exchanges import RunLock
+from stillhouse.exchanges import InputError, RunLock
 from stillhouse.parity import (
     Answers,
     DataSpec,
@@ -24,7 +37,11 @@ from stillhouse.parity import (
     write_answers,
 )
 from stillhouse.parity.report import ReportInputs, write_report
+from stillhouse.teachers import RecordedTeacher, open_journal
 from stillhouse.teachers.chat import ChatRequest, Sampling
+
+if TYPE_CHECKING:
+    from stillhouse.teachers.weights import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +54,7 @@ class Judging:
     data: DataSpec = key("the test items")
     judge: JudgeSpec = key("what is claimed")
     max_tokens: int = key("longest reply of a model folder", 256)
+    budget: BudgetSpec = key("caps on what endpoints may cost", BudgetSpec)
 
 
 def read_judging(path: Path) -> Judging:
@@ -47,9 +65,13 @@ def read_judging(path: Path) -> Judging:
 def judge_pair(
     judging: Judging, *, teacher: str, student: str, out: Path, progress: Progress | None = None
 ) -> RunResult:
-    """Judge `student` against `teacher`, each an answer file (.jsonl) or a model folder.
+    """Judge `student` against `teacher`.
 
-    Writes both answer sheets, `judgement.json`, `report.html` and `report.json` into `out`.
+    Each is an answer file (.jsonl), a model folder or GGUF file, or a YAML file with the keys of a
+    recipe's `teacher` section (an endpoint, a recording, a local model that scores labels). Writes
+    both answer sheets, `judgement.json`, `report.html` and `report.json` into `out`. Raises
+    InputError for what cannot be read or asked, and Stopped where a budget or an endpoint ends it;
+    what an endpoint answered is journaled, and the same call goes on from there.
     """
     progress = progress or Silent()
     task = judging.task.task()
@@ -93,19 +115,107 @@ def judge_pair(
 def _answers(
     judging: Judging, source: str, items: tuple[Item, ...], path: Path, progress: Progress
 ) -> Answers:
-    """Read a sheet, or ask the model of a folder."""
+    """Read a sheet, or ask the model, endpoint or recording that `source` names."""
     if source.endswith(".jsonl"):
         return read_answers(Path(source))
-    from stillhouse.teachers.local import LocalModel
-
-    model = LocalModel.load(Path(source))
-    sampling = Sampling(max_tokens=judging.max_tokens)
-    replies = model.reply_batch(
-        [ChatRequest(messages=item.messages, sampling=sampling) for item in items],
-        judging.judge.batch_size,
-        names=[f"item {item.id}" for item in items],
-        progress=lambda done, total: progress.advance(path.stem, done, total),
-    )
-    answers = {item.id: reply for item, reply in zip(items, replies, strict=True)}
+    if source.endswith((".yaml", ".yml")):
+        beside = Path(source).resolve().parent
+        spec = parse_yaml(Path(source), TeacherSpec)
+        spec = with_model_path(rooted(spec, beside), beside)
+    else:
+        spec = TeacherSpec(kind="local", model=source, dtype="float32")
+        spec = dataclasses.replace(spec, max_tokens=judging.max_tokens)
+    ask = {"local": _ask_local, "endpoint": _ask_endpoint, "recording": _ask_recording}[spec.kind]
+    requests = {item.id: _request(item, spec, judging) for item in items}
+    answers = ask(judging, spec, items, requests, path, progress)
     write_answers(path, answers)
     return answers
+
+
+def _request(item: Item, spec: TeacherSpec, judging: Judging) -> ChatRequest:
+    return ChatRequest(
+        messages=item.messages,
+        sampling=Sampling(
+            max_tokens=spec.max_tokens,
+            temperature=spec.temperature,
+            seed=judging.seed if spec.temperature > 0 else None,
+            response_schema=judging.task.task().schema if spec.constrain else None,
+        ),
+    )
+
+
+def _ask_local(
+    judging: Judging,
+    spec: TeacherSpec,
+    items: tuple[Item, ...],
+    requests: Mapping[str, ChatRequest],
+    path: Path,
+    progress: Progress,
+) -> Answers:
+    from stillhouse.teachers.local import LocalModel
+
+    if spec.package is not None:
+        raise InputError(
+            "`stillhouse judge` fetches no package", repair="give the model's folder or GGUF file"
+        )
+    dtype: Precision = "float32" if spec.dtype == "auto" else spec.dtype
+    model = LocalModel.load(Path(spec.model), dtype=dtype)
+    if spec.template is not None:
+        model = model.with_template(spec.template.read_text(encoding="utf-8"))
+    asked, size = list(requests.values()), judging.judge.batch_size
+    names = [f"item {item.id}" for item in items]
+
+    def show(done: int, total: int) -> None:
+        progress.advance(path.stem, done, total)
+
+    if spec.answer == "score":
+        labels = judging.task.task().labels
+        replies = model.reply_labels(asked, labels, size, names=names, progress=show)
+    else:
+        replies = model.reply_batch(asked, size, names=names, progress=show)
+    if judging.judge.metric == "bits_per_byte":
+        replies = with_references(model, items, asked, replies, size)
+    return {item.id: reply for item, reply in zip(items, replies, strict=True)}
+
+
+def _ask_endpoint(
+    judging: Judging,
+    spec: TeacherSpec,
+    _items: tuple[Item, ...],
+    requests: Mapping[str, ChatRequest],
+    path: Path,
+    progress: Progress,
+) -> Answers:
+    """Ask over HTTP; the journal beside the sheet keeps what was paid for."""
+    if judging.judge.metric == "bits_per_byte":
+        raise InputError(
+            "judge.metric: bits_per_byte needs the likelihood of the gold texts, which an endpoint"
+            " does not tell",
+            place=str(spec.url),
+            repair="judge by rouge_l or exact_match, or give a model folder",
+        )
+    teacher = open_endpoint(spec, judging.seed)
+    with open_journal(path.with_suffix(".journal"), teacher) as journal:
+        result = ask_endpoint(
+            teacher,
+            journal,
+            requests,
+            spec,
+            judging.budget,
+            seed=judging.seed,
+            progress=progress,
+        )
+    require_whole(result)
+    return result.answers
+
+
+def _ask_recording(
+    _judging: Judging,
+    spec: TeacherSpec,
+    _items: tuple[Item, ...],
+    requests: Mapping[str, ChatRequest],
+    _path: Path,
+    _progress: Progress,
+) -> Answers:
+    recording = RecordedTeacher.open(Path(spec.model))
+    return {name: recording.find(request) for name, request in requests.items()}

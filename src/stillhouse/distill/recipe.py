@@ -224,9 +224,14 @@ def _rooted(value: Any, folder: Path) -> Any:
 
 def _with_model_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Models are named by text, because some are no paths; those that are lie beside the recipe."""
-    teacher, student = recipe.teacher, recipe.student
-    if teacher.kind != "endpoint" and teacher.package is None:
-        teacher = dataclasses.replace(teacher, model=str(folder / teacher.model))
+    teacher, student = with_model_path(recipe.teacher, folder), recipe.student
     if student.start != "teacher" and student.package is None:
         student = dataclasses.replace(student, start=str(folder / student.start))
     return dataclasses.replace(recipe, teacher=teacher, student=student)
+
+
+def with_model_path(teacher: TeacherSpec, folder: Path) -> TeacherSpec:
+    """The same teacher; the model of one that is a folder or file is taken from `folder`."""
+    if teacher.kind == "endpoint" or teacher.package is not None:
+        return teacher
+    return dataclasses.replace(teacher, model=str(folder / teacher.model))

@@ -17,7 +17,12 @@ from stillhouse.exchanges import InputError, content_digest
 from stillhouse.teachers.chat import Reply
 from stillhouse.teachers.decoding import write_replies
 from stillhouse.teachers.heads import is_plain
-from stillhouse.teachers.scoring import compute_prefix, score_sequences, score_tokens
+from stillhouse.teachers.scoring import (
+    compute_prefix,
+    score_sequences,
+    score_texts,
+    score_tokens,
+)
 from stillhouse.teachers.template import ChatTemplate
 from stillhouse.teachers.weights import end_ids, fingerprint, read_model
 
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
+MOST_POSITIONS = 1024  # with logits over the whole vocabulary at once: 200 MB for 49,152 tokens
 REFERENCE_CONTEXT = 512  # tokens; the context at which `flops_per_token` is quoted
 
 
@@ -232,6 +238,46 @@ class LocalModel:
             for request, row in zip(requests, scores_NL, strict=True)
         ]
 
+    def score_references(
+        self,
+        requests: Sequence[ChatRequest],
+        references: Sequence[str],
+        batch_size: int = 8,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> list[float]:
+        """Return the natural log of P(reference | prompt), for bits per byte.
+
+        The reference's tokens are those of the text as the reply to the prompt; the end of the turn
+        is not scored. Raises `InputError` naming the item for an empty reference and for one that
+        does not fit the window with its prompt.
+        """
+        prompts = self._prompts(requests, names, reserve=1)
+        texts = []
+        for prompt, reference in zip(prompts, references, strict=True):
+            ids = self.template.reply_ids(
+                prompt.text, prompt.ids, reference, complete=False, name=prompt.name
+            )
+            if not ids or len(prompt.ids) + len(ids) > self.window:
+                raise InputError(
+                    f"the reference of {prompt.name} has {len(ids)} tokens; with its prompt of "
+                    f"{len(prompt.ids)} it must have at least one and fit the window of "
+                    f"{self.window}",
+                    place=self.name,
+                    repair="shorten the prompt, give a gold text, or take a longer window",
+                )
+            texts.append(ids)
+        found = [0.0] * len(prompts)
+        for batch in _by_length(prompts, batch_size):
+            for part in _by_positions(batch, texts):
+                places = [prompt.place for prompt in part]
+                logs_B = score_texts(
+                    self.model, [prompt.ids for prompt in part], [texts[i] for i in places]
+                )
+                for place, value in zip(places, logs_B.tolist(), strict=True):
+                    found[place] = value
+        return found
+
     def _label_ids(self, labels: Sequence[str]) -> list[list[int]]:
         if len(labels) < 2:
             raise InputError("label scoring needs at least two labels")
@@ -283,6 +329,18 @@ def _by_length(prompts: list[_Prompt], batch_size: int) -> Iterator[list[_Prompt
     ordered = sorted(prompts, key=lambda prompt: -len(prompt.ids))
     for start in range(0, len(ordered), batch_size):
         yield ordered[start : start + batch_size]
+
+
+def _by_positions(batch: list[_Prompt], texts: Sequence[Sequence[int]]) -> Iterator[list[_Prompt]]:
+    """Divide a batch so that one part needs logits at a bounded number of positions."""
+    part: list[_Prompt] = []
+    for prompt in batch:
+        held = sum(len(texts[other.place]) for other in part)
+        if part and held + len(texts[prompt.place]) > MOST_POSITIONS:
+            yield part
+            part = []
+        part.append(prompt)
+    yield part
 
 
 def _check_sampling(request: ChatRequest, name: str) -> None:

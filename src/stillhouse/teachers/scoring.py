@@ -132,3 +132,27 @@ def _score_rest(
     logprobs_K = torch.log_softmax(logits_KV, -1).gather(1, wanted_K[:, None])[:, 0]
     total_M = torch.zeros(prompts * labels, dtype=torch.double)
     return total_M.index_add_(0, rows, logprobs_K.double()).view(prompts, labels)
+
+
+@torch.no_grad()
+def score_texts(
+    model: Any, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Return the natural-log likelihood (B,) of each text's tokens after its prompt.
+
+    sum over t of log p(text_t | prompt, text_<t); no end of turn is scored. The head sees only the
+    positions that predict a token of a text.
+    """
+    ids_BL, _ = pad_right([[*ids, *text] for ids, text in zip(prompts, texts, strict=True)])
+    rows_K = torch.tensor([row for row, text in enumerate(texts) for _ in text])
+    columns_K = torch.tensor(
+        [
+            len(ids) - 1 + place
+            for ids, text in zip(prompts, texts, strict=True)
+            for place in range(len(text))
+        ]
+    )
+    wanted_K = torch.tensor([token for text in texts for token in text])
+    logits_KV, _ = logits_at(model, rows_K, columns_K, input_ids=ids_BL, use_cache=False)
+    found_K = torch.log_softmax(logits_KV, -1).gather(1, wanted_K[:, None])[:, 0].double()
+    return torch.zeros(len(texts), dtype=torch.double).index_add_(0, rows_K, found_K)

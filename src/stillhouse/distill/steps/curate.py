@@ -9,6 +9,7 @@ import orjson
 
 from stillhouse.distill.curate import Curated, curate, decontaminate
 from stillhouse.distill.examples import Target
+from stillhouse.distill.references import scores_references
 from stillhouse.distill.run import Run, write_json
 from stillhouse.distill.stages import Stopped
 from stillhouse.exchanges import InputError, write_atomic
@@ -127,7 +128,12 @@ def teacher_worth(
 def trivial_answers(
     run: Run, items: Any, train_replies: Answers, validation_replies: Answers | None = None
 ) -> dict[str, Answers]:
-    """Answers of methods that anyone can have for free, learned from the teacher's own replies."""
+    """Answers of methods that anyone can have for free, learned from the teacher's own replies.
+
+    None where the primary metric is of likelihoods: these methods give none.
+    """
+    if scores_references(run):
+        return {}
     rule = run.recipe.curate.label_rule
     train = examples_of(run.task, run.train_split, train_replies, label_rule=rule)
     sheets: dict[str, Answers] = {"majority": majority_answers(run.task, train, items)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
+from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import ModelPlace, Run, choose, write_json
 from stillhouse.distill.steps.curate import teacher_worth, trivial_answers
 from stillhouse.parity import (
@@ -150,6 +152,8 @@ def _answer(
         replies = model.reply_labels(requests, run.task.labels, size, names=names, progress=show)
     else:
         replies = model.reply_batch(requests, size, names=names, progress=show)
+    if scores_references(run):
+        replies = with_references(model, items, requests, replies, size)
     return {item.id: reply for item, reply in zip(items, replies, strict=True)}
 
 
@@ -157,6 +161,25 @@ def _unconstrained(request: ChatRequest) -> ChatRequest:
     """The request as the student gets it: a local model's decoding is never constrained."""
     sampling = dataclasses.replace(request.sampling, response_schema=None)
     return dataclasses.replace(request, sampling=sampling)
+
+
+def _peaks(
+    run: Run, models: Mapping[str, LocalModel], requests: Sequence[ChatRequest]
+) -> dict[str, int | None]:
+    """Peak memory of each model on the batch with the longest prompts, as it was timed."""
+    from stillhouse.teachers.memory import peak_memory
+
+    size = min(run.recipe.judge.batch_size, len(requests))
+    found = {}
+    for name, model in models.items():
+        batch = sorted(requests, key=lambda request: -model.count_tokens(request))[:size]
+        work: Callable[[], object]
+        if scores_labels(run):
+            work = partial(model.score_labels, batch, run.task.labels, size)
+        else:
+            work = partial(model.reply_batch, batch, size)
+        found[name] = peak_memory(model, work)
+    return found
 
 
 def measure_cost(run: Run, dtype: str) -> CostReport:
@@ -172,18 +195,24 @@ def measure_cost(run: Run, dtype: str) -> CostReport:
     if run.recipe.teacher.kind == "local":
         models["teacher"] = run.load(run.teacher_place, dtype)
     items = choose(run.splits.test.items, spec.latency_items, run.recipe.seed)
+    requests = [_unconstrained(run.request(item)) for item in items]
     timed = measure_latency(
         models,
-        [_unconstrained(run.request(item)) for item in items],
+        requests,
         mode="labels" if scores_labels(run) else "reply",
         labels=run.task.labels,
         batch_size=min(spec.batch_size, max(1, len(items) // 3)),
         threads=torch.get_num_threads(),
         repeats=TIMING_REPEATS,
     )
+    peaks = _peaks(run, models, requests)
     costs = {}
     for name, model in models.items():
-        speed = speed_of(timed[name], runtime="stillhouse LocalModel (torch, transformers)")
+        speed = speed_of(
+            timed[name],
+            runtime="stillhouse LocalModel (torch, transformers)",
+            peak_memory_bytes=peaks[name],
+        )
         weights = (run.teacher_place if name == "teacher" else place).weights
         costs[name] = ModelCost(
             name=name,

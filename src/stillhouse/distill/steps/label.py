@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from stillhouse.distill.asking import ask_endpoint, open_endpoint, require_whole
+from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import SPLITS, Run, write_json
-from stillhouse.distill.stages import Stopped
 from stillhouse.exchanges import (
     Journal,
     KeyedDigests,
@@ -25,21 +26,10 @@ from stillhouse.exchanges import (
 from stillhouse.exchanges.digests import SECRET_VARIABLE
 from stillhouse.parity import Answers, Item, write_answers
 from stillhouse.teachers import (
-    Budget,
-    Caps,
-    EndpointSettings,
-    EndpointTeacher,
-    IdentityPolicy,
-    LabelSettings,
-    Price,
     RecordedTeacher,
-    Secret,
-    Timeouts,
-    label,
     open_journal,
     request_key,
 )
-from stillhouse.teachers import Progress as LabelProgress
 from stillhouse.teachers.chat import ChatRequest, Failure, Reply
 from stillhouse.teachers.exchanged import exchanges_of
 from stillhouse.teachers.records import read_reply, reply_record
@@ -88,6 +78,8 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
         "labels": run.task.labels,
         "batch_size": teacher.batch_size,
     }
+    if scores_references(run):
+        header["references"] = content_digest([[item.id, item.gold] for item in items])
     answers: dict[str, Reply | Failure] = {}
     with Journal.open(folder / JOURNAL, header=header) as journal:
         kept = {record["chunk"]: record["replies"] for record in journal.records()}
@@ -101,6 +93,8 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
                     if teacher.answer == "score"
                     else model.reply_batch(asked, teacher.batch_size, names=names)
                 )
+                if scores_references(run):
+                    replies = with_references(model, chunk, asked, replies, teacher.batch_size)
                 kept[name] = [reply_record(reply) for reply in replies]
                 keys = [request_key(request) for request in asked]
                 journal.append(
@@ -115,48 +109,21 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
 
 def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:
     """Answer over HTTP, within the budget."""
-    spec, caps = run.recipe.teacher, run.recipe.budget
-    assert spec.url is not None  # noqa: S101 (the recipe was checked)
-    teacher = EndpointTeacher(
-        EndpointSettings(
-            url=spec.url,
-            model=spec.model,
-            timeouts=Timeouts(total_s=spec.timeout_s),
-            max_tokens_name=spec.max_tokens_name,
-            extra=spec.extra,
-        ),
-        Secret.from_env(spec.api_key_env) if spec.api_key_env else None,
-        seed=run.recipe.seed,
-    )
-    budget = Budget(
-        Caps(
-            money_nano=None if caps.usd is None else round(caps.usd * 1e9),
-            tokens=caps.tokens,
-            requests=caps.requests,
-        ),
-        price(run),
-    )
+    spec = run.recipe.teacher
+    teacher = open_endpoint(spec, run.recipe.seed)
     requests = {item.id: run.request(item) for item in items}
     with open_journal(folder / JOURNAL, teacher) as journal:
-        result = label(
-            requests,
+        result = ask_endpoint(
             teacher,
             journal,
-            budget,
-            lambda seen: run.progress.advance("items", seen.done, seen.total, _facts(seen)),
-            identity=IdentityPolicy(on_change=spec.on_change, canaries=spec.canaries),
-            settings=LabelSettings(concurrency=spec.concurrency, seed=run.recipe.seed),
+            requests,
+            spec,
+            run.recipe.budget,
+            seed=run.recipe.seed,
+            progress=run.progress,
         )
         write_exchanges(run, journal, requests.values(), model=spec.model)
-    for note in result.notes:
-        run.progress.say(note)
-    if result.stopped is not None:
-        if result.stopped.code == "interrupted":
-            raise KeyboardInterrupt
-        raise Stopped(
-            "budget" if result.stopped.code == "budget_exhausted" else "teacher",
-            result.stopped.message,
-        )
+    require_whole(result)
     return result.answers, {
         "spent_nano": result.spent.nano,
         "requests_sent": result.requests_sent,
@@ -206,23 +173,6 @@ def _digests(folder: Path) -> KeyedDigests:
     if not path.exists():
         create_secret(path)
     return KeyedDigests.load(path)
-
-
-def price(run: Run) -> Price | None:
-    """The recipe's price of the teacher; None is unknown."""
-    spec = run.recipe.teacher
-    if spec.price_in_nano is None or spec.price_out_nano is None:
-        return None
-    return Price.per_token(spec.price_in_nano, spec.price_out_nano)
-
-
-def _facts(seen: LabelProgress) -> dict[str, str]:
-    facts = {"tokens": f"{seen.spent.tokens:,}", "in flight": str(seen.in_flight)}
-    if seen.spent.nano is not None:
-        facts["spent"] = f"${seen.spent.nano / 1e9:.4f}"
-    if seen.failed:
-        facts["failed"] = str(seen.failed)
-    return facts
 
 
 def _offsets(run: Run, answers: Answers) -> list[float]:

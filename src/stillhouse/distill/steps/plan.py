@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from stillhouse.distill.asking import price_of
 from stillhouse.distill.machine import describe_machine
+from stillhouse.distill.references import check_metric
 from stillhouse.distill.run import Run, write_json
 from stillhouse.distill.stages import Stopped
-from stillhouse.distill.steps.label import price
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item, Metric
 from stillhouse.parity.scores import default_metric, find_measure
@@ -26,6 +27,7 @@ def run_plan(run: Run, folder: Path) -> None:
     permit = _terms(run)
     splits = run.splits
     metric = run.recipe.judge.metric or default_metric(run.task.kind)
+    check_metric(run, metric)
     plan: dict[str, Any] = {
         "items": {
             "train": len(splits.train.items),
@@ -105,7 +107,7 @@ def _teacher_cost(run: Run) -> dict[str, Any]:
     bounds = [bound_tokens(run.request(item)) for item in items]
     tokens_in = sum(bound.tokens_in for bound in bounds)
     tokens_out = sum(bound.tokens_out for bound in bounds)
-    rate = price(run)
+    rate = price_of(teacher)
     if budget.usd is not None and rate is None:
         raise InputError(
             "budget.usd is set, but the teacher's price is unknown",
