@@ -1,9 +1,9 @@
 """Every field of a reply that the upstreams document beyond the answer itself, by upstream.
 
 Kept by hand: OpenAI's and Anthropic's from their Python clients of 2026, those of vLLM, SGLang and
-llama.cpp from what their documentation was remembered to say, so a field may be missing. A table row is a probe: the field is sent
-with a secret in it, and a gateway must not hand the secret on. What upstreams will invent tomorrow
-is there too, as a field with a name that nobody uses.
+llama.cpp from what their documentation was remembered to say, so a field may be missing. A table
+row is a probe: the field is sent with a secret in it, and a gateway must not hand the secret on.
+What upstreams will invent tomorrow is there too, as a field with a name that nobody uses.
 """
 
 # ruff: noqa: ARG001, ARG005  (every shape takes a word and a number)
