@@ -14,8 +14,8 @@ from stillhouse.cli.progress import LiveProgress
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--teacher", required=True, help="Answer file (.jsonl) or model folder.")
-@click.option("--student", required=True, help="Answer file (.jsonl) or model folder.")
+@click.option("--teacher", required=True, help="What answers: see below.")
+@click.option("--student", required=True, help="What answers: see below.")
 @click.option(
     "--out",
     required=True,
@@ -36,8 +36,12 @@ def judge(
 ) -> None:
     """Judge STUDENT against TEACHER by the task, data and margin of RECIPE, without training.
 
-    RECIPE needs only name, task, data and judge. An answer file holds one JSON object a line:
-    {"id": ITEM, "text": REPLY}. All items of the file are test items.
+    RECIPE needs only name, task, data and judge (budget, too, where an endpoint is asked). All
+    items of its file are test items.
+
+    TEACHER and STUDENT are each an answer file (.jsonl, one {"id": ITEM, "text": REPLY} a line), a
+    model folder or GGUF file, or a YAML file with the keys of a recipe's teacher section: an
+    endpoint, a recording, a local model that scores labels.
 
     \b
     Example:
