@@ -7,7 +7,7 @@ round; its interval is Student's over rounds. Ours has everything on: keys of `-
 limits over account, key, organisation, address and global, durable limits and ledger, exchanges
 with skeletons; tokens are bounded by bytes (no tokenizer).
 
-    python -m benchmarks.gateway load --peers FOLDER [--litellm VENV]
+    python -m benchmarks.gateway --peers FOLDER [--litellm VENV]
 
 `load` takes about rounds x candidates x 3 x seconds. `--smoke` runs in seconds and writes no rows.
 """
@@ -36,7 +36,7 @@ PACKAGES = ("uvicorn", "uvloop", "httptools", "aiohttp", "orjson")
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("part", choices=["load"])
+    parser.add_argument("part", choices=["load"], nargs="?", default="load")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--accounts", type=int, default=100_000)
