@@ -76,6 +76,7 @@ def _held_back() -> None:
     close, held = Journal.close, []
 
     def append(self: Journal, record: Mapping[str, Any]) -> int:
+        storage.on_step(f"write:{self.path.name}")
         held.append(record)
         return self.count + len(held)
 
