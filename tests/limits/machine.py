@@ -200,9 +200,14 @@ class Machine(RuleBasedStateMachine):
             return
         self.tick(0)
         self.settle_as(bytes(16), {}, 0)
+        for charges in self.plain.charges.values():
+            for charge in charges:
+                # What was settled since an earlier loss is in the ledger as it was admitted.
+                charge.at = charge.at if charge.admitted is None else charge.admitted
         for name, entry in list(self.plain.open.items()):
             for _, charge in entry:
                 if became == "open":
+                    charge.admitted = charge.at
                     charge.at = self.limiter_now
                 if charge.ends is not None:
                     lease_us = LIMITS[-1].window_us
@@ -226,7 +231,8 @@ class Machine(RuleBasedStateMachine):
         for (_, cell), charges in self.plain.charges.items():
             for limit in LIMITS:
                 if limit.name == cell and limit.kind == "rolling":
-                    assert not overshoots(limit, [(c.at, c.cost) for c in charges])
+                    dated = [(c.at if c.admitted is None else c.admitted, c.cost) for c in charges]
+                    assert not overshoots(limit, dated)
 
     def compare(self, name: bytes, demands: list[Demand], told: Any, lag: int = 0) -> None:
         assert isinstance(told, Reserved | Exceeded), told

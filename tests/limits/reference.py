@@ -21,6 +21,7 @@ class Charge:
     item: bytes = b""
     ends: int | None = None  # of a lease
     closed: bool = False
+    admitted: int | None = None  # when it really was admitted, where a loss has dated it anew
 
 
 @dataclass
