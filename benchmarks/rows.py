@@ -120,8 +120,9 @@ def append(
 
 def started_as() -> str:
     """The `python -m benchmarks.NAME ...` line of this process."""
-    script = Path(sys.argv[0]).stem
-    return " ".join(["python -m", f"benchmarks.{script}", *sys.argv[1:]])
+    spec = sys.modules["__main__"].__spec__
+    module = f"benchmarks.{Path(sys.argv[0]).stem}" if spec is None else spec.name
+    return " ".join(["python -m", module, *sys.argv[1:]])
 
 
 def newest(name: str) -> dict[str, Row]:
