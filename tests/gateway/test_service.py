@@ -58,12 +58,13 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> Non
         path.write_text(yaml.safe_dump(good))
         config = read_config(path)
         prepare(tmp_path, config)
-        service = await Service.open(config, path=path)
+        over = {"listen": "127.0.0.1:8082"}  # as the command line says: a reload keeps to it
+        service = await Service.open(read_config(path, over), path=path, over=over)
         try:
             path.write_text(yaml.safe_dump({**good, "bounds": {"depth": 7}}))
             assert service.reload()
             assert service.app.offering.bounds.depth == 7
-            for bad in ("models: [", yaml.safe_dump({**good, "listen": "127.0.0.1:1"})):
+            for bad in ("models: [", yaml.safe_dump({**good, "state": "elsewhere"})):
                 path.write_text(bad)
                 assert not service.reload()
                 assert service.app.offering.bounds.depth == 7

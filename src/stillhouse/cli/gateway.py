@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from stillhouse.gateway.config import Config
 
 
@@ -22,7 +25,16 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the demonstration; a temporary one otherwise.",
 )
-def gateway(config: Path | None, demo: bool, check: bool, state: Path | None) -> None:
+@click.option("--listen", help="host:port of this process, in place of CONFIG's.")
+@click.option("--metrics", help="host:port of this process's metrics, in place of CONFIG's.")
+def gateway(
+    config: Path | None,
+    demo: bool,
+    check: bool,
+    state: Path | None,
+    listen: str | None,
+    metrics: str | None,
+) -> None:
     """Serve the models of CONFIG to accounts with keys, within limits, and keep others out.
 
     SIGTERM drains and ends, SIGHUP reads CONFIG again. Logs go to standard error, one JSON object a
@@ -33,6 +45,7 @@ def gateway(config: Path | None, demo: bool, check: bool, state: Path | None) ->
       stillhouse gateway --demo
       stillhouse gateway gateway.yaml --check
       stillhouse gateway gateway.yaml
+      stillhouse gateway gateway.yaml --listen 127.0.0.1:8082 --metrics 127.0.0.1:9082
     """
     from stillhouse.gateway.config import open_doors, read_config
 
@@ -44,13 +57,16 @@ def gateway(config: Path | None, demo: bool, check: bool, state: Path | None) ->
         return
     if config is None:
         raise click.UsageError("give a CONFIG")
-    settings = read_config(config)
+    over: dict[str, Any] = {} if listen is None else {"listen": listen}
+    if metrics is not None:
+        over["metrics"] = {"listen": metrics}
+    settings = read_config(config, over)
     if check:
         for door, what in open_doors(settings):
             click.echo(f"open     {door}: {what}")
         click.echo(f"{config}: {len(settings.models)} models, listens on {settings.listen}")
         return
-    _run(_serve(settings, config))
+    _run(_serve(settings, config, over))
 
 
 def _run(work: object) -> None:
@@ -60,12 +76,12 @@ def _run(work: object) -> None:
         runner.run(work)  # type: ignore[arg-type]
 
 
-async def _serve(settings: Config, path: Path) -> None:
+async def _serve(settings: Config, path: Path, over: Mapping[str, Any]) -> None:
     from stillhouse.gateway.service import Service
     from stillhouse.gateway.serving import bind, serve
 
     listener = bind(settings.listen)
-    service = await Service.open(settings, path=path)
+    service = await Service.open(settings, path=path, over=over)
     await serve(service, listener, ready=lambda: service.log.event("ready", listen=settings.listen))
 
 

@@ -10,7 +10,7 @@ import difflib
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import pydantic
@@ -18,6 +18,9 @@ import yaml
 
 from stillhouse.exchanges import InputError
 from stillhouse.gateway.addresses import TrustedHops
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SURFACES = ("chat", "completions", "responses", "embeddings", "messages")
 Surface = Literal["chat", "completions", "responses", "embeddings", "messages"]
@@ -196,7 +199,7 @@ class Config:
         "Prometheus metrics on a port of their own", None, opens=True
     )
     trusted_hops: Hops = setting("proxies in front", Hops)
-    origins: Path | None = setting("CSV of network, country, asn, hosting", None)
+    origins: Path | None = setting("CSV of network, country, asn", None)
     timeouts: Timeouts = setting("time for each stage", Timeouts)
     bounds: Bounds = setting("sizes and counts", Bounds)
 
@@ -221,10 +224,11 @@ _FIXED = ("listen", "state", "secrets", "accounts", "accounts_env", "limits", "l
 FIXED = (*_FIXED, "admin", "metrics")
 
 
-def read_config(path: Path) -> Config:
+def read_config(path: Path, over: Mapping[str, Any] | None = None) -> Config:
     """Read and validate a configuration; relative paths are taken from its folder.
 
-    Raises `InputError` naming the file, the key and the nearest known one.
+    `over` replaces top-level settings: where one file serves several processes, what each has of
+    its own. Raises `InputError` naming the file, the key and the nearest known one.
     """
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (safe)
@@ -232,6 +236,8 @@ def read_config(path: Path) -> Config:
         raise InputError(f"cannot be read ({error.strerror})", place=str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"not YAML: {error}", place=str(path)) from error
+    if over and isinstance(value, dict):
+        value |= over
     return build_config(value, place=str(path), folder=path.parent)
 
 

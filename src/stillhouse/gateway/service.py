@@ -46,11 +46,19 @@ class Service:
     Closed by default: without its store, its limits or its journals it does not start.
     """
 
-    def __init__(self, config: Config, path: Path | None, log: Log, environment: Mapping[str, str]):
+    def __init__(
+        self,
+        config: Config,
+        path: Path | None,
+        over: Mapping[str, Any],
+        log: Log,
+        environment: Mapping[str, str],
+    ):
         self.config = config
         self.metrics = Metrics()
         self.log = log
         self._path = path
+        self._over = over
         self._environment = environment
         self._clock = SteadyClock()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -63,17 +71,19 @@ class Service:
         config: Config,
         *,
         path: Path | None = None,
+        over: Mapping[str, Any] | None = None,
         log: Log | None = None,
         environment: Mapping[str, str] | None = None,
         sink: Any = None,
     ) -> Self:
         """Open everything, recover what a crash left, begin to watch.
 
-        `path` is read again at a reload; `sink` is called with every recorded `Exchange`. Raises
-        `InputError` for what cannot be used, `InUseError` where another process has it.
+        `path` is read again at a reload, with `over` as in `read_config`; `sink` is called with
+        every recorded `Exchange`. Raises `InputError` for what cannot be used, `InUseError` where
+        another process has it.
         """
         values = os.environ if environment is None else environment
-        service = cls(config, path, log or Log(), values)
+        service = cls(config, path, over or {}, log or Log(), values)
         try:
             await service._open(sink)
         except BaseException:
@@ -131,7 +141,7 @@ class Service:
         if self._path is None:
             return False
         try:
-            config = read_config(self._path)
+            config = read_config(self._path, self._over)
             fixed = changed_fixed(self.config, config)
             if fixed:
                 raise InputError(f"{', '.join(fixed)} cannot change without a restart")
