@@ -13,8 +13,9 @@ from stillhouse.exchanges import storage
 from stillhouse.teachers.budget import Budget, Caps
 from stillhouse.teachers.chat import ChatRequest, Message, Sampling
 from stillhouse.teachers.endpoint import EndpointSettings, EndpointTeacher
-from stillhouse.teachers.labelling import LabelSettings, label, open_journal
+from stillhouse.teachers.labelling import label, open_journal
 from stillhouse.teachers.pacing import Backoff
+from stillhouse.teachers.scheduler import LabelSettings
 
 
 def run(order: dict) -> None:

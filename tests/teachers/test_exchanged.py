@@ -22,8 +22,8 @@ from stillhouse.teachers import (
     request_key,
 )
 from stillhouse.teachers.exchanged import NO_OUTCOME
-from stillhouse.teachers.labelling import LabelSettings
 from stillhouse.teachers.pacing import Backoff
+from stillhouse.teachers.scheduler import LabelSettings
 
 DIGESTS = KeyedDigests(b"a secret of thirty-two bytes....")
 PRICE = Price.per_token(3, 5)

@@ -5,8 +5,9 @@ from stillhouse.teachers.budget import Budget, Caps
 from stillhouse.teachers.chat import ChatRequest, Message, Reply, Sampling
 from stillhouse.teachers.endpoint import EndpointSettings, EndpointTeacher
 from stillhouse.teachers.identity import CANARY_QUESTIONS, IdentityPolicy, Reference
-from stillhouse.teachers.labelling import LabelSettings, label, open_journal
+from stillhouse.teachers.labelling import label, open_journal
 from stillhouse.teachers.pacing import Backoff
+from stillhouse.teachers.scheduler import LabelSettings
 
 QUICK = LabelSettings(backoff=Backoff(base_us=1_000, highest_us=5_000))
 CANARIES = set(CANARY_QUESTIONS)

@@ -15,8 +15,9 @@ from stillhouse.exchanges import InputError, read_journal
 from stillhouse.teachers.budget import Budget, Caps, Price
 from stillhouse.teachers.chat import ChatRequest, Failure, Message, Reply, Sampling
 from stillhouse.teachers.endpoint import EndpointSettings, EndpointTeacher, Timeouts
-from stillhouse.teachers.labelling import LabelSettings, label, open_journal
+from stillhouse.teachers.labelling import label, open_journal
 from stillhouse.teachers.pacing import Backoff
+from stillhouse.teachers.scheduler import LabelSettings
 
 QUICK = LabelSettings(
     backoff=Backoff(base_us=1_000, highest_us=5_000), max_attempts=4, start_concurrency=8

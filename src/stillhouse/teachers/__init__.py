@@ -25,7 +25,6 @@ from stillhouse.teachers.exchanged import exchanges_of
 from stillhouse.teachers.identity import IdentityPolicy
 from stillhouse.teachers.labelling import (
     LabelResult,
-    LabelSettings,
     Progress,
     label,
     label_all,
@@ -35,7 +34,7 @@ from stillhouse.teachers.licences import Evidence, read_licences
 from stillhouse.teachers.packages import cache_folder, fetch, unpack
 from stillhouse.teachers.recording import RecordedTeacher, record_journal, write_recording
 from stillhouse.teachers.records import request_key
-from stillhouse.teachers.scheduler import Stop
+from stillhouse.teachers.scheduler import LabelSettings, Stop
 from stillhouse.teachers.secret import Secret
 from stillhouse.teachers.terms import (
     Permission,

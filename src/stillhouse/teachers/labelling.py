@@ -12,50 +12,22 @@ import asyncio
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stillhouse.exchanges.journal import Journal
-from stillhouse.teachers.budget import TEMPLATE_ALLOWANCE_TOKENS, Budget, Spent, Usage
+from stillhouse.teachers.budget import Budget, Spent, Usage
 from stillhouse.teachers.canaries import CANARY_PREFIX, Canaries
 from stillhouse.teachers.chat import ChatRequest, Failure, Reply
 from stillhouse.teachers.identity import Change, IdentityPolicy, group_of
-from stillhouse.teachers.pacing import Backoff
 from stillhouse.teachers.records import read_reply, request_key
-from stillhouse.teachers.scheduler import Scheduler, Stop
+from stillhouse.teachers.scheduler import LabelSettings, Scheduler, Stop, Teacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from stillhouse.teachers.wire import Attempt
-
 JOURNAL_VERSION = 1
-
-
-class Teacher(Protocol):
-    """What answers: one request, one attempt. `describe` says what its replies depend on."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return a JSON value for the journal's header."""
-
-    async def attempt(self, request: ChatRequest) -> Attempt:
-        """Send one request, once; never raises for what an endpoint does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelSettings:
-    """How a run behaves. `concurrency` is the most requests in flight; it adapts below that."""
-
-    concurrency: int = 64
-    start_concurrency: int = 16
-    max_attempts: int = 6
-    backoff: Backoff = field(default_factory=Backoff)
-    template_allowance_tokens: int = TEMPLATE_ALLOWANCE_TOKENS
-    give_up_after: int = 5  # requests failed for good in a row, with no reply between: it is down
-    sync_every_s: float = 1.0
-    progress_every_s: float = 0.25
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,18 @@ import heapq
 import itertools
 import random
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from stillhouse.teachers.budget import Exhausted, Reservation, Usage, bound_tokens
+from stillhouse.teachers.budget import (
+    TEMPLATE_ALLOWANCE_TOKENS,
+    Exhausted,
+    Reservation,
+    Usage,
+    bound_tokens,
+)
 from stillhouse.teachers.chat import ChatRequest, Failure, Reply
-from stillhouse.teachers.pacing import AdaptiveLimit
+from stillhouse.teachers.pacing import AdaptiveLimit, Backoff
 from stillhouse.teachers.records import reply_record
 
 if TYPE_CHECKING:
@@ -20,8 +26,32 @@ if TYPE_CHECKING:
 
     from stillhouse.exchanges.journal import Journal
     from stillhouse.teachers.budget import Budget
-    from stillhouse.teachers.labelling import LabelSettings, Teacher
     from stillhouse.teachers.wire import Attempt
+
+
+class Teacher(Protocol):
+    """What answers: one request, one attempt. `describe` says what its replies depend on."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return a JSON value for the journal's header."""
+
+    async def attempt(self, request: ChatRequest) -> Attempt:
+        """Send one request, once; never raises for what an endpoint does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSettings:
+    """How a run behaves. `concurrency` is the most requests in flight; it adapts below that."""
+
+    concurrency: int = 64
+    start_concurrency: int = 16
+    max_attempts: int = 6
+    backoff: Backoff = field(default_factory=Backoff)
+    template_allowance_tokens: int = TEMPLATE_ALLOWANCE_TOKENS
+    give_up_after: int = 5  # requests failed for good in a row, with no reply between: it is down
+    sync_every_s: float = 1.0
+    progress_every_s: float = 0.25
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
