@@ -54,6 +54,21 @@ def test_a_signature_is_what_the_definition_says(parts: list[str]) -> None:
     assert HASH.signature(text) == plain_signature(HASH, text)
 
 
+@settings(deadline=None)
+@given(st.lists(words, max_size=6))
+def test_together_they_are_what_each_is_alone(many: list[list[str]]) -> None:
+    texts = [" ".join(parts) for parts in many]
+    assert HASH.signatures(texts) == [plain_signature(HASH, text) for text in texts]
+
+
+def test_together_beyond_a_block() -> None:
+    generator = np.random.default_rng(9)
+    texts = [" ".join(f"w{n}" for n in generator.integers(0, 50, 3000)) for _ in range(5)]
+    texts.insert(2, "")
+    texts.append(" ".join("long" for _ in range(9000)))
+    assert HASH.signatures(texts) == [HASH.signature(text) for text in texts]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_long_texts_and_long_words_too(seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -185,7 +200,11 @@ def test_words_crafted_against_any_odd_base_do_not_collide() -> None:
         one, other = thue_morse(order, "a", "b"), thue_morse(order, "b", "a")
         for key in range(50):
             maker = SkeletonHash(KeyedDigests(key.to_bytes(32)))
-            hashes = [maker._shingle_hashes(text.encode())[0] for text in (one, other)]
+            hashes = []
+            for word in (one, other):
+                text = np.frombuffer(f" {word} ".encode(), np.uint8)
+                ends = np.array([len(text) - 1])
+                hashes.append(maker._shingle_hashes(text, np.array([0]), ends)[0])
             assert hashes[0] != hashes[1]
 
 

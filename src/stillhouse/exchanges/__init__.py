@@ -19,6 +19,7 @@ from stillhouse.exchanges.journal import (
     Journal,
     JournalContents,
     Repair,
+    encode_record,
     iterate_journal,
     read_journal,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "canonical_json",
     "content_digest",
     "create_secret",
+    "encode_record",
     "iterate_journal",
     "make_folder",
     "new_id",

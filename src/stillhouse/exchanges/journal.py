@@ -23,7 +23,7 @@ from stillhouse.exchanges.canonical import canonical_json
 from stillhouse.exchanges.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -134,7 +134,10 @@ class Journal:
 
         All or none of them are acknowledged; after a kill a first part of them may be there.
         """
-        payloads = [_payload(record) for record in records]
+        return self.append_encoded([encode_record(record) for record in records])
+
+    def append_encoded(self, payloads: Sequence[bytes]) -> int:
+        """`append_all` for records that `encode_record` made, or that have exactly that form."""
         with self._guard:
             if self._broken:
                 raise InputError(self._broken, place=str(self.path), repair="open it again")
@@ -202,7 +205,7 @@ class Journal:
         if header is not None:
             _compare(self.path, scan.header, header)
 
-    def _write(self, payloads: list[bytes]) -> None:
+    def _write(self, payloads: Sequence[bytes]) -> None:
         self._undo()
         lines = []
         seq, size = self._end
@@ -354,7 +357,8 @@ def _open_locked(path: Path) -> int:
         os.close(descriptor)
 
 
-def _payload(record: Mapping[str, Any]) -> bytes:
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """Return a record as the JSON object that a journal's line holds. Raises `InputError`."""
     try:
         payload = orjson.dumps(record, option=_OPTIONS)
     except TypeError as error:

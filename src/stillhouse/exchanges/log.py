@@ -9,6 +9,7 @@ from stillhouse.exchanges.journal import Journal
 from stillhouse.exchanges.storage import make_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -48,11 +49,22 @@ class ExchangeLog:
 
     def append(self, exchange: Exchange) -> None:
         """Write one exchange; it is in the kernel on return. Raises as `Journal.append` does."""
+        self.turn(exchange.time_us)
+        self._journal.append(exchange.to_record())
+
+    def turn(self, time_us: int) -> None:
+        """Begin a new journal, named by `time_us`, if the present one is long enough."""
         if self._journal.count >= self._journal_length:
-            following = self._begin(exchange.time_us)
+            following = self._begin(time_us)
             self._journal.close()
             self._journal = following
-        self._journal.append(exchange.to_record())
+
+    def append_encoded(self, records: Sequence[bytes]) -> None:
+        """Write several exchanges with one system call into the present journal.
+
+        Each is `encode_record(exchange.to_record())`; nothing checks that here.
+        """
+        self._journal.append_encoded(records)
 
     def sync(self) -> None:
         """Put everything that was appended on the disk."""

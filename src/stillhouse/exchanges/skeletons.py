@@ -47,7 +47,7 @@ _DIRECTED = re.compile(
 # The capital comes first so that the search can skip to it.
 _NAMES = r"[{0}](?<=[\w,;\2] [{0}])[\w']*+(?: [{0}][\w']*+)*+"
 _NAMES_ASCII = re.compile(_NAMES.format("A-Z").encode())
-_MASK_RUNS = [(m, re.compile(m + b"(?: " + m + b")++")) for m in (b"#", b"@", b'"')]
+_MASK_RUNS = [(m + b" " + m, m, re.compile(m + b"(?: " + m + b")++")) for m in (b"#", b"@", b'"')]
 _DIGIT_WORD = re.compile(rb"#[^ ]++")
 _COMMON = {"\u2019": "'", "\u2013": "-", "\u2014": "-", "\u2026": ".", "\u00a0": " ", "\u2022": "*"}
 _REMEMBERED = 0x20000
@@ -93,7 +93,8 @@ def shingles(skeleton_text: str) -> frozenset[str]:
 
 
 def _ascii_words(text: bytes) -> bytes:
-    text = _QUOTED_ASCII.sub(b" \2 ", text)
+    if b'"' in text or b"'" in text or b"`" in text:
+        text = _QUOTED_ASCII.sub(b" \2 ", text)
     text = _NAMES_ASCII.sub(b"\1", text)
     return text.translate(_ASCII_TABLE, b"'")
 
@@ -106,15 +107,15 @@ def _unicode_words(text: str) -> bytes:
 
 def _tidy(words: bytes) -> bytes:
     if b"#" in words:
-        # To the right of the first digit, then, on the reversed text, to the left of it.
-        words = _DIGIT_WORD.sub(b"#", words)
-        words = _DIGIT_WORD.sub(b"#", words[::-1])[::-1]
+        # To the right of the first digit, then to the left of it, back to the space before.
+        *before, last = _DIGIT_WORD.sub(b"#", words).split(b"#")
+        words = b"#".join([*(part[: part.rfind(b" ") + 1] for part in before), last])
     # Each pass halves every run of spaces, so all passes together are linear.
     while b"  " in words:
         words = words.replace(b"  ", b" ")
     words = words.strip(b" ")
-    for mask, run in _MASK_RUNS:
-        if words.count(mask) > 1:
+    for pair, mask, run in _MASK_RUNS:
+        if pair in words:
             words = run.sub(mask, words)
     return words
 
