@@ -40,6 +40,7 @@ SECTIONS = (
     Offer,
     Listener,
 )
+PROXY = {"count": 1, "networks": ["10.0.0.0/8"]}
 DOCS = Path(__file__).parents[2] / "docs" / "gateway.md"
 
 
@@ -103,7 +104,10 @@ def test_the_defaults_open_nothing() -> None:
         {"listen": "0.0.0.0:80"},
         {"admin": {"listen": "127.0.0.1:1"}},
         {"metrics": {"listen": "127.0.0.1:1"}},
-        {"trusted_hops": {"count": 1, "networks": ["10.0.0.0/8"]}},
+        {"trusted_hops": PROXY},
+        {"trusted_hops": {**PROXY, "country_header": "x-country"}},
+        {"trusted_hops": {**PROXY, "asn_header": "x-asn"}},
+        {"trusted_hops": {**PROXY, "fingerprint_header": "x-ja4"}},
         {"offer": {"reasoning": True}},
         {"offer": {"reasoning_blobs": True}},
         {"offer": {"prefill": True}},
@@ -117,7 +121,8 @@ def test_the_defaults_open_nothing() -> None:
 )
 def test_every_open_door_is_named(changes: dict[str, Any]) -> None:
     before = len(open_doors(build_config(value())))
-    assert len(open_doors(build_config(value(**changes)))) == before + 1
+    more = 2 if len(changes.get("trusted_hops", {})) > 2 else 1  # the proxy itself is one
+    assert len(open_doors(build_config(value(**changes)))) == before + more
 
 
 def test_every_setting_is_explained_and_documented() -> None:

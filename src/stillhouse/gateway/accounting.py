@@ -169,6 +169,8 @@ def _outcome(turn: Turn, intent: dict[str, Any], status: int, refusal: str | Non
         ("refusal", refusal),
         ("first_token_us", turn.first_us),
         ("address_prefix", address_prefix(turn.client_text)),
+        ("asn", turn.asn),
+        ("client_fingerprint", turn.fingerprint),
         ("sdk", turn.sdk),
         ("seed", asked.seed),
         ("top_logprobs", asked.top_logprobs),

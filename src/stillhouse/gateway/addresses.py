@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from stillhouse.accounts import Origin
 from stillhouse.exchanges import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_COUNTRY = re.compile(r"[A-Za-z]{2}")
+_ASN = re.compile(r"(?:[Aa][Ss])?[0-9]{1,10}")
+_FINGERPRINT = re.compile(r"[0-9A-Za-z_.:-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +31,21 @@ class TrustedHops:
 
     count: int = 0
     networks: tuple[Network, ...] = ()
+    country: bytes | None = None  # names of headers, in lower case
+    asn: bytes | None = None
+    fingerprint: bytes | None = None
+
+    @property
+    def vouching(self) -> bool:
+        """Whether more than the address is taken from the proxy."""
+        return bool(self.country or self.asn or self.fingerprint)
 
     @classmethod
-    def of(cls, count: int, networks: Iterable[str]) -> TrustedHops:
-        """Parse CIDR texts. Raises `InputError` for one that is none, or for half a setting."""
+    def of(cls, count: int, networks: Iterable[str], **headers: str | None) -> TrustedHops:
+        """Parse CIDR texts and names of headers.
+
+        Raises `InputError` for one that is none, or for half a setting.
+        """
         parsed = []
         for text in networks:
             try:
@@ -41,7 +59,18 @@ class TrustedHops:
                 f"{count} trusted hops and {len(parsed)} trusted networks",
                 repair="give both: how many proxies are in front, and the networks they are in",
             )
-        return cls(count, tuple(parsed))
+        names: dict[str, bytes] = {}
+        for kind, name in headers.items():
+            if name is None:
+                continue
+            if not count or _HEADER.fullmatch(name) is None:
+                raise InputError(
+                    f"{name!r} cannot be believed",
+                    place=f"{kind}_header",
+                    repair="name a header that a trusted proxy sets, with count and networks",
+                )
+            names[kind] = name.lower().encode()
+        return cls(count, tuple(parsed), **names)
 
 
 def client_address(peer: str, forwarded: Sequence[str], trust: TrustedHops) -> str:
@@ -63,6 +92,41 @@ def client_address(peer: str, forwarded: Sequence[str], trust: TrustedHops) -> s
             break
         address = named
     return address
+
+
+def vouched(
+    peer: str, headers: Iterable[tuple[bytes, bytes]], trust: TrustedHops, known: Origin
+) -> tuple[Origin, str | None]:
+    """Return the client's origin and its fingerprint, as the proxy at `peer` says.
+
+    `known` is what the operator's file says; it stands where the proxy says nothing. A header that
+    is there twice says nothing: one of the two may be the client's own.
+    """
+    if not _within(plain_address(peer) or peer, trust.networks):
+        return known, None
+    told: dict[bytes, bytes | None] = {}
+    wanted = (trust.country, trust.asn, trust.fingerprint)
+    for name, value in headers:
+        if name in wanted:
+            told[name] = None if name in told else value
+    country = _told(told, trust.country, _COUNTRY)
+    asn = _told(told, trust.asn, _ASN)
+    fingerprint = _told(told, trust.fingerprint, _FINGERPRINT)
+    return (
+        Origin(
+            known.country if country is None else country.upper(),
+            known.asn if asn is None else int(asn.upper().removeprefix("AS")),
+        ),
+        fingerprint,
+    )
+
+
+def _told(told: dict[bytes, bytes | None], name: bytes | None, form: re.Pattern[str]) -> str | None:
+    value = told.get(name) if name else None
+    if value is None:
+        return None
+    text = value.decode("latin-1").strip()
+    return text if form.fullmatch(text) else None
 
 
 @lru_cache(maxsize=65_536)

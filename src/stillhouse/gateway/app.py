@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.accounts import Origin, parse_address
 from stillhouse.exchanges import InputError, new_id
-from stillhouse.gateway.addresses import client_address
+from stillhouse.gateway.addresses import client_address, vouched
 from stillhouse.gateway.admission import Asking, Bound, Refuse, identify, permit, price
 from stillhouse.gateway.refusals import REFUSALS, RefusedError, error_body, error_event, shown
 from stillhouse.gateway.relay import UNKNOWN
@@ -201,6 +201,11 @@ class Gateway:
             raise RefusedError("address_blocked") from None
         now_us = turn.arrived_us
         origin = _NOWHERE if self._origins is None else self._origins.find(address)
+        if offering.hops.vouching:
+            origin, turn.fingerprint = vouched(
+                peer[0] if peer else "", scope["headers"], offering.hops, origin
+            )
+        turn.asn = origin.asn
         key_text = _key_text(bearer, key)
         facts = identify(snapshot, address, origin, key_text, now_us)
         if isinstance(facts, Refuse):

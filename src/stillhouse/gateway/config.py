@@ -110,6 +110,15 @@ class Hops:
     __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
     count: int = setting("proxies that append to X-Forwarded-For; 0 never reads it", 0, opens=True)
     networks: tuple[str, ...] = setting("where these proxies connect from", ())
+    country_header: str | None = setting(
+        "header in which they name the client's country", None, opens=True
+    )
+    asn_header: str | None = setting(
+        "header in which they name the client's network (ASN)", None, opens=True
+    )
+    fingerprint_header: str | None = setting(
+        "header in which they name the client's TLS fingerprint, such as JA4", None, opens=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +225,14 @@ class Config:
 
     def hops(self) -> TrustedHops:
         """Return the trusted hops, parsed."""
-        return TrustedHops.of(self.trusted_hops.count, self.trusted_hops.networks)
+        told = self.trusted_hops
+        return TrustedHops.of(
+            told.count,
+            told.networks,
+            country=told.country_header,
+            asn=told.asn_header,
+            fingerprint=told.fingerprint_header,
+        )
 
 
 # Changing these takes a new process: they name what is open already.
@@ -279,6 +295,11 @@ def open_doors(config: Config) -> list[tuple[str, str]]:
         found.append(
             ("trusted_hops", f"addresses are believed from {config.trusted_hops.networks}")
         )
+    for name in ("country_header", "asn_header", "fingerprint_header"):
+        header = getattr(config.trusted_hops, name)
+        if header:
+            told = f"{header} is believed: the proxy must replace what clients send in it"
+            found.append((f"trusted_hops.{name}", told))
     for name in ("reasoning", "reasoning_blobs", "prefill", "logit_bias", "image_hosts"):
         if getattr(config.offer, name):
             found.append((f"offer.{name}", "offered to every account"))

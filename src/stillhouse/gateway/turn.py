@@ -30,6 +30,8 @@ class Turn:
     address: Address | None = None
     client_text = ""
     sdk: str | None = None
+    asn: int | None = None
+    fingerprint: str | None = None  # of its TLS, as a trusted proxy says
     body = b""
     asked: Asked | None = None
     model: Model | None = None
