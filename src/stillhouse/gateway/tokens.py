@@ -64,17 +64,28 @@ class TokenBound:
     def used(self, rebuilder: ReplyRebuilder, *, whole: bool) -> Used:
         """Return what a reply did cost.
 
-        The upstream's own figures where it gave them; what a cut stream brought after the last
-        figure is added. Else our count of what came. An unknown prompt is paid at its bound.
+        The upstream's own figures where it gave them. What a cut stream brought after the last
+        figure is counted by us, as all is where there is none: by the tokenizer, else by bytes. An
+        unknown prompt is paid at its bound.
         """
         usage, produced = rebuilder.usage, rebuilder.produced
-        if usage is not None:
-            tokens_out = usage.tokens_out if whole else max(usage.tokens_out, produced.chunks)
-            return Used(usage.tokens_in, tokens_out)
-        hidden = produced.reasoning_bytes + produced.tool_bytes
+        if usage is None:
+            return Used(None, max(self._counted(rebuilder), produced.chunks))
+        tokens_out = usage.tokens_out
+        since = produced.bytes - rebuilder.billed_bytes
+        if not whole:
+            if since:
+                bounded = tokens_out + since
+                tokens_out = max(tokens_out, min(bounded, self._counted(rebuilder)))
+            tokens_out = max(tokens_out, produced.chunks)
+        return Used(usage.tokens_in, tokens_out)
+
+    def _counted(self, rebuilder: ReplyRebuilder) -> int:
+        produced = rebuilder.produced
         if self._tokenizer is None:
-            return Used(None, max(produced.bytes, produced.chunks))
-        return Used(None, max(self.count((rebuilder.text,)) + hidden, produced.chunks))
+            return produced.bytes
+        hidden = produced.reasoning_bytes + produced.tool_bytes
+        return self.count((rebuilder.text,)) + hidden
 
 
 def _utf8(text: str) -> int:

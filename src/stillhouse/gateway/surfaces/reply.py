@@ -77,6 +77,7 @@ class ReplyRebuilder:
         tier = asked.tier if tier is None else tier
         self.produced = Produced()
         self.usage: Usage | None = None
+        self.billed_bytes = 0  # of `produced` when the upstream last reported usage
         self.finish_reason: str | None = None
         self.tool_calls = 0
         self.done = False
@@ -330,7 +331,10 @@ class ReplyRebuilder:
         if type(event) is not dict or self._read_event is None:
             self._fail("upstream_malformed")
             return False
+        usage = self.usage
         self._read_event(event, self)
+        if self.usage is not usage:
+            self.billed_bytes = self.produced.bytes
         if self.failed is not None:
             self._fail(self.failed)
         elif self._ended:
