@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from stillhouse.gateway.probes import fields
+from stillhouse.gateway.probes import chat_fields, item_fields
 from stillhouse.gateway.probes.probe import ANSWER, ReplyProbe, Secret
 from stillhouse.gateway.reasoning import ReasoningFormat
 
@@ -32,6 +32,11 @@ PROBE_FORMATS = {
     ),
 }
 
+# What a call of the client's own tool needs in order to be one.
+_CALLS: dict[str, dict[str, Any]] = {
+    "function_call": {"call_id": "call_1", "name": "run", "arguments": "{}"},
+    "tool_use": {"id": "toolu_1", "name": "run", "input": {}},
+}
 _CHAT_USAGE = {"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}
 _NEW_USAGE = {"input_tokens": 7, "output_tokens": 9, "total_tokens": 16}
 
@@ -69,7 +74,7 @@ def chat_events(saids: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _chat_probes() -> Iterator[ReplyProbe]:
-    for upstream, places in fields.CHAT.items():
+    for upstream, places in chat_fields.CHAT.items():
         for place, table in places.items():
             for field, shape in table.items():
                 name = f"{upstream}/chat/{place}.{field}"
@@ -92,11 +97,16 @@ def _put_chat(reply: dict[str, Any], said: str, place: str, field: str, value: A
             reply["usage"][field] = value
     elif reply["choices"]:
         choice = reply["choices"][0]
-        (choice if place == "choice" else choice[said])[field] = value
+        if place == "call":
+            function = {"name": "run", "arguments": "{}"}
+            call = {"index": 0, "id": "call_1", "type": "function", "function": function}
+            choice[said]["tool_calls"] = [{**call, field: value}]
+        else:
+            (choice if place == "choice" else choice[said])[field] = value
 
 
 def _completion_probes() -> Iterator[ReplyProbe]:
-    for upstream, places in fields.COMPLETIONS.items():
+    for upstream, places in chat_fields.COMPLETIONS.items():
         for place, table in places.items():
             for field, shape in table.items():
                 name = f"{upstream}/completions/{place}.{field}"
@@ -150,7 +160,7 @@ def response_reply(text: str = ANSWER) -> dict[str, Any]:
 
 
 def _response_probes() -> Iterator[ReplyProbe]:
-    for upstream, places in fields.RESPONSES.items():
+    for upstream, places in item_fields.RESPONSES.items():
         for place, table in places.items():
             for field, shape in table.items():
                 name = f"{upstream}/responses/{place}.{field}"
@@ -165,19 +175,20 @@ def _response_probes() -> Iterator[ReplyProbe]:
                 secret = Secret.of(name)
                 holder[field] = shape(secret.word, secret.number)
                 yield _response_probe(name, upstream, reply, [])
-    for kind, table in fields.RESPONSE_ITEMS.items():
+    for kind, table in item_fields.RESPONSE_ITEMS.items():
         for field, shape in table.items():
             name = f"openai/responses/item {kind}.{field}"
             secret = Secret.of(name)
             reply = response_reply()
-            item = {"type": kind, "id": "x_1", field: shape(secret.word, secret.number)}
+            item = {"type": kind, "id": "x_1", **_CALLS.get(kind, {})}
+            item[field] = shape(secret.word, secret.number)
             reply["output"].insert(0, item)
             extra = [
                 {"type": "response.output_item.added", "output_index": 0, "item": item},
                 {"type": "response.output_item.done", "output_index": 0, "item": item},
             ]
             yield _response_probe(name, "openai", reply, extra)
-    for kind, table in fields.RESPONSE_EVENTS.items():
+    for kind, table in item_fields.RESPONSE_EVENTS.items():
         for field, shape in table.items():
             name = f"openai/responses/event {kind}.{field}"
             secret = Secret.of(name)
@@ -227,7 +238,8 @@ def message_events(reply: dict[str, Any], pieces: list[str]) -> list[dict[str, A
                 for piece in pieces
             ]
         events.append({"type": "content_block_stop", "index": index})
-    end = {name: reply[name] for name in ("stop_reason", "stop_sequence")}
+    last_words = ("stop_reason", "stop_sequence", "stop_details", "container")
+    end = {name: reply[name] for name in last_words if name in reply}
     events.append({"type": "message_delta", "delta": end, "usage": reply["usage"]})
     return [*events, {"type": "message_stop"}]
 
@@ -241,7 +253,7 @@ def _message_probes() -> Iterator[ReplyProbe]:
         stream = stream_of(message_events(copy.deepcopy(reply), pieces), done=False)
         return ReplyProbe(name, "anthropic", "messages", orjson.dumps(reply), stream)
 
-    for place, table in fields.MESSAGES.items():
+    for place, table in item_fields.MESSAGES.items():
         for field, shape in table.items():
             name = f"anthropic/messages/{place}.{field}"
             secret = Secret.of(name)
@@ -253,13 +265,13 @@ def _message_probes() -> Iterator[ReplyProbe]:
                 holders.get(place, reply)[field] = value
 
             yield probe(name, change, shape(secret.word, secret.number))
-    for kind, table in fields.MESSAGE_BLOCKS.items():
+    for kind, table in item_fields.MESSAGE_BLOCKS.items():
         for field, shape in table.items():
             name = f"anthropic/messages/block {kind}.{field}"
             secret = Secret.of(name)
-            block = {"type": kind, field: shape(secret.word, secret.number)}
+            block = {"type": kind, **_CALLS.get(kind, {}), field: shape(secret.word, secret.number)}
             yield probe(name, lambda reply, block: reply["content"].insert(0, block), block)
-    for kind, table in fields.MESSAGE_DELTAS.items():
+    for kind, table in item_fields.MESSAGE_DELTAS.items():
         for field, shape in table.items():
             name = f"anthropic/messages/delta {kind}.{field}"
             secret = Secret.of(name)
@@ -271,7 +283,7 @@ def _message_probes() -> Iterator[ReplyProbe]:
 
 
 def _embedding_probes() -> Iterator[ReplyProbe]:
-    for place, table in fields.EMBEDDINGS.items():
+    for place, table in chat_fields.EMBEDDINGS.items():
         for field, shape in table.items():
             name = f"openai/embeddings/{place}.{field}"
             secret = Secret.of(name)

@@ -1,7 +1,9 @@
 """Requests that try to reach past the answer: each must be refused, or lose what it adds.
 
 The fields are those that the upstream servers document beyond the API they imitate, and the ones of
-the providers' own APIs that keep state or let the server fetch, run or show something.
+the providers' own APIs that keep state or let the server fetch, run or show something. Read from
+the sources that `chat_fields` and `item_fields` name; llama.cpp's from tools/server/
+server-schema.cpp at commit 0177c342.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ _BASE: dict[Surface, dict[str, Any]] = {
     "messages": {"messages": _TURN, "max_tokens": 64},
     "embeddings": {"input": "What is 6 times 7?"},
 }
+
+
+def _part(kind: str, value: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": kind, kind: value}]}
+
 
 _SHARED_SERVER_FIELDS: dict[str, Any] = {
     # vLLM
@@ -57,6 +64,16 @@ _SHARED_SERVER_FIELDS: dict[str, Any] = {
     "repetition_detection": {"x": _WORD},
     "logprob_token_ids": [_NUMBER],
     "bypass_model_logits": _WORD,
+    "session_id": _WORD,
+    "truncation_side": _WORD,
+    "watermarking": False,
+    "thinking_token_budget": _NUMBER,
+    "return_prompt_text": True,
+    "return_token_offsets": True,
+    "return_mm_kwargs": True,
+    "routed_experts_prompt_start": _NUMBER,
+    "stream_interval": _NUMBER,
+    "ec_transfer_params": {"host": _WORD},
     # SGLang
     "lora_path": _WORD,
     "return_hidden_states": True,
@@ -76,6 +93,20 @@ _SHARED_SERVER_FIELDS: dict[str, Any] = {
     "data_parallel_rank": _NUMBER,
     "separate_reasoning": False,
     "stream_reasoning": True,
+    "stop_regex": _WORD,
+    "images_config": {"x": _WORD},
+    "ngram_corpus_id": _WORD,
+    "custom_labels": {"x": _WORD},
+    "routed_dp_rank": _NUMBER,
+    "disagg_prefill_dp_rank": _NUMBER,
+    "bootstrap_port": _NUMBER,
+    "return_prompt_token_ids": True,
+    "routed_experts_start_len": _NUMBER,
+    "task": _WORD,
+    "input_ids": [_NUMBER],
+    "max_dynamic_patch": _NUMBER,
+    "min_dynamic_patch": _NUMBER,
+    "use_audio_in_video": True,
     # llama.cpp
     "n_probs": _NUMBER,
     "post_sampling_probs": True,
@@ -96,6 +127,45 @@ _SHARED_SERVER_FIELDS: dict[str, Any] = {
     "n_predict": -1,
     "input_prefix": _WORD,
     "return_progress": True,
+    "response_fields": [_WORD],
+    "n_indent": _NUMBER,
+    "n_discard": _NUMBER,
+    "n_cmpl": _NUMBER,
+    "n_cache_reuse": _NUMBER,
+    "t_max_predict_ms": _NUMBER,
+    "sse_ping_interval": _NUMBER,
+    "top_n_sigma": _NUMBER,
+    "xtc_probability": 0.5,
+    "xtc_threshold": 0.5,
+    "typical_p": 0.5,
+    "dynatemp_range": 0.5,
+    "dynatemp_exponent": 0.5,
+    "repeat_last_n": _NUMBER,
+    "repeat_penalty": 0.5,
+    "dry_multiplier": 0.5,
+    "dry_base": 1.5,
+    "dry_allowed_length": _NUMBER,
+    "dry_penalty_last_n": _NUMBER,
+    "dry_sequence_breakers": [_WORD],
+    "mirostat": 2,
+    "mirostat_tau": 0.5,
+    "mirostat_eta": 0.5,
+    "adaptive_target": 0.5,
+    "adaptive_decay": 0.5,
+    "min_keep": _NUMBER,
+    "backend_sampling": True,
+    "grammar_lazy": True,
+    "grammar_triggers": [_WORD],
+    "preserved_tokens": [_WORD],
+    "chat_format": _NUMBER,
+    "chat_parser": _WORD,
+    "generation_prompt": _WORD,
+    "reasoning_control": True,
+    "reasoning_budget_tokens": _NUMBER,
+    "reasoning_budget_start_tag": _WORD,
+    "reasoning_budget_end_tag": _WORD,
+    "reasoning_budget_end_tags": [_WORD],
+    "reasoning_budget_message": _WORD,
     # transformers serve
     "generation_config": _WORD,
     # LiteLLM and other routers
@@ -132,7 +202,9 @@ _FIELDS: dict[Surface, dict[str, Any]] = {
         "user": _WORD,
         "safety_identifier": _WORD,
         "prompt_cache_key": _WORD,
+        "prompt_cache_options": {"x": _WORD},
         "service_tier": _WORD,
+        "reasoning": {"effort": _WORD, "enabled": True},
         "audio": {"voice": _WORD, "format": "wav"},
         "prediction": {"type": "content", "content": _WORD},
         "web_search_options": {"search_context_size": _WORD},
@@ -143,6 +215,13 @@ _FIELDS: dict[Surface, dict[str, Any]] = {
         "tools": [{"type": "custom", "custom": {"name": _WORD}}],
         "stream_options": {"include_usage": True, "x": _WORD},
         "messages": [{"role": "user", "content": "hi", "x": _WORD}],
+        "messages, tools in one": [{"role": "system", "content": "hi", "tools": [{"x": _WORD}]}],
+        "messages, video": [_part("video_url", {"url": f"https://{_WORD}.example"})],
+        "messages, audio": [_part("audio_url", {"url": f"https://{_WORD}.example"})],
+        "messages, file": [_part("file", {"file_id": _WORD})],
+        "messages, tool by reference": [_part("tool_reference", _WORD)],
+        "messages, image by hash": [_part("image_url", {"url": "", "content_hash": _WORD})],
+        "messages, image uuid": [{**_part("image_url", {"url": ""}), "uuid": _WORD}],
     },
     "completions": {
         **_SHARED_SERVER_FIELDS,
@@ -165,6 +244,11 @@ _FIELDS: dict[Surface, dict[str, Any]] = {
         "context_management": [{"type": _WORD}],
         "include": ["message.output_text.logprobs"],
         "top_logprobs": 5,
+        "background_options": {"x": _WORD},
+        "image": {"x": _WORD},
+        "moderation": {"model": _WORD},
+        "prompt_cache_options": {"x": _WORD},
+        "previous_response": {"id": _WORD},
         "enable_response_messages": True,
         "previous_input_messages": [{"x": _WORD}],
         "mm_processor_kwargs": {"x": _WORD},
@@ -186,6 +270,12 @@ _FIELDS: dict[Surface, dict[str, Any]] = {
         "speed": "fast",
         "service_tier": _WORD,
         "user_profile_id": _WORD,
+        "workspace_id": _WORD,
+        "billing_policy": {"x": _WORD},
+        "compaction": {"x": _WORD},
+        "fallback_credit_token": _WORD,
+        "fallbacks": [{"model": _WORD}],
+        "thread": {"id": _WORD},
         "chat_template_kwargs": {"x": _WORD},
         "tools": [{"type": "web_search_20250305", "name": "web_search", "user_location": _WORD}],
     },
@@ -195,6 +285,11 @@ _FIELDS: dict[Surface, dict[str, Any]] = {
         "chat_template": _WORD,
         "cache_salt": _WORD,
         "normalize": False,
+        "rid": _WORD,
+        "priority": _NUMBER,
+        "lora_path": _WORD,
+        "embed_override_token_id": _NUMBER,
+        "embed_overrides": [[[0.5]]],
         "user": _WORD,
         "a_field_of_tomorrow": _WORD,
     },
@@ -215,7 +310,7 @@ def _field_probes() -> Iterator[RequestProbe]:
         for field, value in fields.items():
             name = f"request/{surface}/{field}"
             secret = Secret.of(name)
-            body = json.dumps({"model": "plain", **_BASE[surface], field: value})
+            body = json.dumps({"model": "plain", **_BASE[surface], field.split(",")[0]: value})
             body = body.replace(_WORD, secret.word).replace(str(_NUMBER), str(secret.number))
             if secret.word in body:
                 mark = secret.word

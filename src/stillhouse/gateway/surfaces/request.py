@@ -46,6 +46,8 @@ def parse_request(surface: Surface, body: bytes, policy: RequestPolicy, now_us: 
     reading = _READERS[surface](given, prompt)
     if policy.cache_salt is not None and served.dialect.cache_salt:
         reading.upstream["cache_salt"] = policy.cache_salt
+    if not reading.stream and surface != "embeddings":
+        reading.upstream["stream"] = False  # said aloud: `transformers serve` streams by default
     upstream_body = orjson.dumps(reading.upstream)
     taken, sent = reading.taken, reading.sent
     return Asked(
