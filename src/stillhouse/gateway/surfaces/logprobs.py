@@ -9,6 +9,7 @@ from typing import Any
 _MOST_ENTRIES = 64
 _MOST_BYTES = 4096
 _LOWEST = -9999.0
+_PART = "\ufffd"  # what stands for bytes that are no whole character
 
 Entry = dict[str, Any]
 
@@ -78,13 +79,12 @@ class LogprobAligner:
             return None
         encoded = token.encode("utf-8", "replace")
         given = raw.get("bytes")
-        # Part of a character: its bytes say more than its text. Other bytes are not believed.
-        if (
-            type(given) is list
-            and all(type(byte) is int and 0 <= byte < 256 for byte in given)
-            and bytes(given).decode("utf-8", "replace") == token
-        ):
-            encoded = bytes(given)
+        if type(given) is list and all(type(byte) is int and 0 <= byte < 256 for byte in given):
+            # Part of a character: its bytes say more than its text, which servers write in
+            # several ways; ours is served. Bytes that say something else are not believed.
+            shown = bytes(given).decode("utf-8", "replace")
+            if shown == token or _PART in shown:
+                encoded, token = bytes(given), shown
         return {"token": token, "logprob": self._coarse(value), "bytes": list(encoded)}
 
     def _coarse(self, value: float) -> float:

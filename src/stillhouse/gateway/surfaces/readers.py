@@ -34,6 +34,8 @@ _FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+# How vLLM and SGLang end a reply that they gave up: what there is of it is not all of it.
+_GIVEN_UP = frozenset({"abort", "error"})
 
 
 def read_chat(reply: dict[str, Any], to: ReplyRebuilder) -> None:
@@ -49,10 +51,18 @@ def read_chat(reply: dict[str, Any], to: ReplyRebuilder) -> None:
                 said = choice.get("message")
             if type(said) is dict:
                 _said(said, index, choice, to)
-            reason = choice.get("finish_reason")
-            if type(reason) is str:
-                to.take_finish(index, _FINISH.get(reason, "stop"), choice.get("stop_reason"))
+            _finish(choice, index, to)
     _bill(reply, to)
+
+
+def _finish(choice: dict[str, Any], index: Any, to: ReplyRebuilder) -> None:
+    reason = choice.get("finish_reason")
+    if type(reason) is not str:
+        return
+    if reason in _GIVEN_UP:
+        to.take_error()
+    else:
+        to.take_finish(index, _FINISH.get(reason, "stop"), choice.get("stop_reason"))
 
 
 def _said(said: dict[str, Any], index: Any, choice: dict[str, Any], to: ReplyRebuilder) -> None:
@@ -111,9 +121,7 @@ def read_completion(reply: dict[str, Any], to: ReplyRebuilder) -> None:
             if type(said) is str and said:
                 entries = _listed(choice.get("logprobs")) if to.logprobs_wanted else None
                 to.take_text(index, said, entries)
-            reason = choice.get("finish_reason")
-            if type(reason) is str:
-                to.take_finish(index, _FINISH.get(reason, "stop"), choice.get("stop_reason"))
+            _finish(choice, index, to)
     _bill(reply, to)
 
 
@@ -121,6 +129,9 @@ def _listed(given: Any) -> list[dict[str, Any]] | None:
     """Bring the older form of log-probabilities (lists side by side) into the newer one."""
     if type(given) is not dict:
         return None
+    if type(given.get("content")) is list:  # llama.cpp writes the newer form here too
+        content: list[dict[str, Any]] = given["content"]
+        return content
     tokens, values, tops = (
         value if type(value := given.get(name)) is list else []
         for name in ("tokens", "token_logprobs", "top_logprobs")
