@@ -9,22 +9,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.limits.servers import PostgresServer, RedisServer
 
 from benchmarks import rows
+from benchmarks.gateways import rig
 from benchmarks.gateways.ours import CAPS
 from stillhouse.accounts import Furnished, Store, furnish, open_store
 from stillhouse.accounts.acts.settings import DefineTier
 from stillhouse.gateway.config import read_config
 
 PACKAGES = ("uvicorn", "uvloop", "httptools", "orjson")
+STORE = "STILLHOUSE_BENCHMARK_STORE"  # the environment variable with PostgreSQL's URL
 PROGRAM = "from stillhouse.cli import main; main()"
 
 
@@ -70,6 +74,9 @@ def part(doc: str | None) -> Iterator[Part]:
     parser = argparse.ArgumentParser(description=doc, allow_abbrev=False)
     parser.add_argument("--smoke", action="store_true", help="short, and writes no rows")
     smoke = parser.parse_args().smoke
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) == 1:  # what is measured and what loads it share the only core
+        rig.MEASURED = rig.LOADING = min(allowed)
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
         yield Part(smoke, Path(folder))
 
@@ -117,7 +124,9 @@ def wide() -> list[dict[str, Any]]:
 def opened(path: Path) -> Iterator[Store]:
     """Open the store of a configuration."""
     config = read_config(path)
-    store = open_store(config.accounts, secrets=config.secrets)
+    variable = config.accounts_env
+    url = config.accounts if variable is None else os.environ[variable]
+    store = open_store(url, secrets=config.secrets)
     try:
         yield store
     finally:
@@ -127,6 +136,32 @@ def opened(path: Path) -> Iterator[Store]:
 def gateway(path: Path) -> list[str]:
     """Return the command that serves a configuration, as users do."""
     return [sys.executable, "-c", PROGRAM, "gateway", str(path)]
+
+
+@contextlib.contextmanager
+def processes(paths: Sequence[Path], *, core: int) -> Iterator[list[tuple[int, int]]]:
+    """Serve each configuration by a process of its own, on `core`; yields ports and pids."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for path in paths:
+            port = rig.free_port()
+            command = [*gateway(path), "--listen", f"127.0.0.1:{port}"]
+            process = stack.enter_context(rig.started(command, port, core=core, wait_s=120))
+            found.append((port, process.pid))
+        yield found
+
+
+@contextlib.contextmanager
+def servers(folder: Path) -> Iterator[dict[str, str]]:
+    """Run one Redis and one PostgreSQL; yields the settings that name them."""
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        redis = RedisServer(folder)
+        stack.callback(redis.kill)
+        postgres = PostgresServer()
+        stack.callback(postgres.remove)
+        os.environ[STORE] = postgres.url
+        yield {"limits": redis.url, "accounts_env": STORE}
 
 
 def as_caps(caps: tuple[Any, ...], **factors: int) -> list[dict[str, Any]]:
