@@ -102,7 +102,11 @@ class Shared:
             async def on_connect(connection: Any) -> None:
                 await connection.on_connect()
                 await connection.send_command("INFO")
-                made[0]._greet(await connection.read_response())
+                try:
+                    made[0]._greet(await connection.read_response())
+                except InputError:
+                    await connection.disconnect()
+                    raise
 
             client = redis.Redis.from_url(
                 url,
@@ -116,13 +120,16 @@ class Shared:
             made.append(limiter)
             try:
                 limiter._sha = await client.script_load(SCRIPT)
+                await limiter.ready()
             except (OSError, redis.RedisError) as error:
                 await client.aclose()
                 raise InputError(
                     f"the store of the limits does not answer ({type(error).__name__})",
                     repair="start Redis or Valkey, or check its address and password",
                 ) from error
-            await limiter.ready()
+            except BaseException:
+                await client.aclose()
+                raise
         except BaseException:
             ledger.close()
             raise
