@@ -23,6 +23,8 @@ from typing import Any, Protocol
 from stillhouse.limits.limit import LEVEL_MAX, Limit
 
 LOWS_MAX = 64
+ITEM_BYTES = 16
+FEW_BYTES = 8192  # of distinct items in one string; searching it takes some microseconds at most
 DAY_US = 86_400 * 10**6
 FOREVER_US = LEVEL_MAX
 
@@ -234,25 +236,68 @@ class PeriodCell:
 
 
 class DistinctCell:
-    """The different items of this epoch: at most `amount` of them are ever held."""
+    """The different items of this epoch: at most `amount` of them are ever held.
 
-    __slots__ = ("ends_us", "items", "limit", "stamp")
+    Of an item its first `ITEM_BYTES` are kept: it is a keyed digest, so none else begins with them.
+    Up to `FEW_BYTES` they stand side by side, as most accounts have few: each item of a set costs
+    a hundred bytes.
+    """
+
+    __slots__ = ("ends_us", "few", "limit", "many", "stamp", "width")
 
     def __init__(self, limit: Limit, now_us: int):
         self.limit = limit
-        self.items: set[bytes] = set()
         self.stamp = -1
         self.ends_us = now_us - now_us % limit.window_us + limit.window_us
+        self.clear()
+
+    def clear(self) -> None:
+        self.few = b""
+        self.width = 0  # of every item in `few`
+        self.many: set[bytes] | None = None
+
+    @property
+    def items(self) -> set[bytes]:
+        if self.many is not None:
+            return self.many
+        return {self.few[at : at + self.width] for at in range(0, len(self.few), self.width or 1)}
+
+    def __len__(self) -> int:
+        if self.many is not None:
+            return len(self.many)
+        return len(self.few) // self.width if self.few else 0
+
+    def __contains__(self, item: bytes) -> bool:
+        item = item[:ITEM_BYTES]
+        if self.many is not None:
+            return item in self.many
+        width = self.width
+        if len(item) != width or not width:
+            return False
+        at = self.few.find(item)
+        while at % width and at > 0:
+            at = self.few.find(item, at + 1)
+        return at >= 0
 
     def fits(self, _cost: int, item: bytes, now_us: int) -> bool:
         if now_us >= self.ends_us:
             window_us = self.limit.window_us
             self.ends_us = now_us - now_us % window_us + window_us
-            self.items = set()
-        return item in self.items or len(self.items) < self.limit.amount
+            self.clear()
+        return item in self or len(self) < self.limit.amount
 
     def take(self, _cost: int, item: bytes, _mark: int, now_us: int) -> None:
-        self.items.add(item)
+        item = item[:ITEM_BYTES]
+        if self.many is None:
+            if item in self:
+                return
+            if not self.few:
+                self.width = len(item)
+            if 0 < len(item) == self.width and len(self.few) + self.width <= FEW_BYTES:
+                self.few += item
+                return
+            self.many, self.few = self.items, b""
+        self.many.add(item)
 
     def settle(self, cost: int, actual: int, mark: int, at_us: int, now_us: int) -> None:
         """An item that was counted stays counted."""
@@ -261,10 +306,10 @@ class DistinctCell:
         return max(0, self.ends_us - now_us)
 
     def reading(self) -> tuple[int, int]:
-        return max(0, self.limit.amount - len(self.items)), 0
+        return max(0, self.limit.amount - len(self)), 0
 
     def empty_at_us(self, now_us: int) -> int:
-        return self.ends_us if self.items else now_us
+        return self.ends_us if len(self) else now_us
 
     def adopt(self, limit: Limit) -> None:
         self.limit = limit
@@ -274,7 +319,9 @@ class DistinctCell:
 
     def load(self, state: list[Any]) -> None:
         self.ends_us = state[0]
-        self.items = {bytes.fromhex(item) for item in state[1]}
+        self.clear()
+        for item in state[1]:
+            self.take(0, bytes.fromhex(item), 0, 0)
 
 
 class LeaseCell:
