@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks import quickstart, rows
 from benchmarks.__main__ import verdict
+from benchmarks.gateways import told
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
@@ -15,6 +16,11 @@ RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
 
 def test_the_readme_says_what_the_newest_quickstart_rows_say() -> None:
     assert quickstart.readme_section() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_gateways_page_says_what_its_newest_rows_say() -> None:
+    page = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
+    assert told.section() in page, "python -m benchmarks.gateways.told renews it"
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)

@@ -21,7 +21,7 @@ import yaml
 from tests.limits.servers import PostgresServer, RedisServer
 
 from benchmarks import rows
-from benchmarks.gateways import rig
+from benchmarks.gateways import rig, told
 from benchmarks.gateways.ours import CAPS
 from stillhouse.accounts import Furnished, Store, furnish, open_store
 from stillhouse.accounts.acts.settings import DefineTier
@@ -66,6 +66,7 @@ class Part:
             peer_value=peer_value,
             packages=packages,
         )
+        told.write()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,55 @@
+"""The table of docs/gateway.md: every goal of the gateway beside its newest row.
+
+python -m benchmarks.gateways.told       # after new rows; tests hold the page to them
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from benchmarks import rows
+from benchmarks.__main__ import GOALS, verdict
+
+PAGE = Path(__file__).parents[2] / "docs" / "gateway.md"
+BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
+
+
+def section() -> str:
+    """Return the table."""
+    found = rows.newest("gateway")
+    lines = ["| figure | goal | measured | | made by |", "|---|---|---|---|---|"]
+    with GOALS.open(newline="", encoding="utf-8") as file:
+        for goal in csv.DictReader(file):
+            if goal["benchmark"] != "gateway":
+                continue
+            row = found.get(goal["figure"])
+            unit = "" if goal["unit"] == "count" else f" {goal['unit']}"
+            seen, command = "", ""
+            if row is not None:
+                seen = f"{row.value:.4g}{_interval(row)}{unit}"
+                command = f"`{row.command.removeprefix('python -m benchmarks.')}`"
+            judged = verdict(goal["goal"], row).replace("missed: no row", "not measured")
+            lines.append(
+                f"| `{goal['figure']}` | {goal['goal']}{unit} | {seen} | {judged} | {command} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _interval(row: rows.Row) -> str:
+    if row.low is None and row.high is None:
+        return ""
+    low, high = ("" if end is None else f"{end:.4g}" for end in (row.low, row.high))
+    return f" [{low}, {high}]"
+
+
+def write(path: Path = PAGE) -> None:
+    """Put the table into the page."""
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(before + BEGIN + section() + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
