@@ -10,6 +10,8 @@ with skeletons; tokens are bounded by bytes (no tokenizer).
     python -m benchmarks.gateway --peers FOLDER [--litellm VENV]
 
 `load` takes about rounds x candidates x 3 x seconds. `--smoke` runs in seconds and writes no rows.
+The other parts are modules of their own, `python -m benchmarks.gateways.NAME`: streams, memory,
+bans, several, crash, aborts, bypass, schedules.
 """
 
 from __future__ import annotations
