@@ -22,6 +22,7 @@ from stillhouse.limits.results import (
     Unavailable,
     Unknown,
     ratelimit_headers,
+    ratelimit_lines,
 )
 from stillhouse.limits.shared import Shared
 
@@ -43,4 +44,5 @@ __all__ = [
     "Unavailable",
     "Unknown",
     "ratelimit_headers",
+    "ratelimit_lines",
 ]

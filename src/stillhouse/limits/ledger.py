@@ -11,7 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stillhouse.exchanges import Journal, RunLock, iterate_journal, storage
+from stillhouse.exchanges import (
+    InputError,
+    Journal,
+    RunLock,
+    encode_record,
+    iterate_journal,
+    storage,
+)
 from stillhouse.limits.limit import Demand, Limit, Scope
 
 if TYPE_CHECKING:
@@ -51,14 +58,19 @@ class CellState(NamedTuple):
 class Ledger:
     """One process's ledger. Raises `InUseError` where another process has the folder.
 
-    `InputError` where the disk is full or a journal is damaged. Not for several threads.
+    `InputError` where the disk is full or a journal is damaged. Not for several threads. With
+    `hold` lines wait for `write_reserved` and `write_settled`.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, hold: bool = False):
         self.folder = folder
         self._lock = RunLock(folder)
         self._lock.__enter__()
-        self._known: dict[Limit, int] = {}
+        self._hold = hold
+        self._reserved: list[bytes] = []
+        self._settled: list[bytes] = []
+        # By identity (the limit is kept, so it stays its own): hashing one costs a microsecond.
+        self._known: dict[int, tuple[int, Limit]] = {}
         try:
             self._number = max((_number(path) for path in folder.glob(_EVENTS)), default=0)
             self._snapshots = max(
@@ -75,14 +87,16 @@ class Ledger:
         known = self._known
         rows = []
         for scope, limit, cost, item in demands:
-            number = known.get(limit)
-            if number is None:
-                number = self._introduce(limit)
-            row: list[Any] = [number, scope.kind, scope.id, cost]
+            introduced = known.get(id(limit)) or self._introduce(limit)
+            row: list[Any] = [introduced[0], scope[0], scope[1], cost]
             if item:
                 row.append(item.hex())
             rows.append(row)
-        self._journal.append({"r": reservation_id.hex(), "t": at_us, "d": rows})
+        line = encode_record({"r": reservation_id.hex(), "t": at_us, "d": rows})
+        if self._hold:
+            self._reserved.append(line)
+        else:
+            self._journal.append_encoded((line,))
 
     def settled(
         self,
@@ -95,14 +109,42 @@ class Ledger:
         record = {"s": reservation_id.hex(), "t": settled_us, "u": used}
         if at_us is not None:
             record["a"] = at_us
-        self._journal.append(record)
+        line = encode_record(record)
+        if self._hold:
+            self._settled.append(line)
+        else:
+            self._journal.append_encoded((line,))
+
+    def write_reserved(self) -> str | None:
+        """Write the reservations that wait; says why they could not be, and then forgets them."""
+        if not self._reserved:
+            return None
+        lines, self._reserved = self._reserved, []
+        try:
+            self._journal.append_encoded(lines)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def write_settled(self) -> str | None:
+        """Write the settlements that wait; says why they could not be, and then keeps them."""
+        if not self._settled:
+            return None
+        try:
+            self._journal.append_encoded(self._settled)
+        except InputError as error:
+            return str(error)
+        self._settled = []
+        return None
 
     def sync(self) -> None:
-        """Put all of it on the disk."""
+        """Put all that was written on the disk."""
         self._journal.sync()
 
     def close(self) -> None:
         """Sync and let go of the folder."""
+        self.write_reserved()
+        self.write_settled()
         self._journal.close()
         self._lock.__exit__(None, None, None)
 
@@ -153,11 +195,11 @@ class Ledger:
         self._known = {}
         return _journal(self.folder / f"events-{number:08d}.journal")
 
-    def _introduce(self, limit: Limit) -> int:
+    def _introduce(self, limit: Limit) -> tuple[int, Limit]:
         number = len(self._known)
         self._journal.append({"l": number, "limit": _encode(limit)})
-        self._known[limit] = number
-        return number
+        introduced = self._known[id(limit)] = (number, limit)
+        return introduced
 
 
 def read_events(path: Path) -> Iterator[Intent | Outcome]:

@@ -10,7 +10,7 @@ import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
 from stillhouse.exchanges import InputError
-from stillhouse.limits.cells import CELLS, DAY_US, FOREVER_US, Cell
+from stillhouse.limits.cells import CELLS, DAY_US, FOREVER_US, Cell, RollingCell
 from stillhouse.limits.ledger import CellState, Intent, Ledger, Outcome
 from stillhouse.limits.limit import PUBLIC_SCOPES, Demand, Limit, Scope
 from stillhouse.limits.results import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SLOT_BITS = 20  # cells are looked at for eviction in slots of about a second
-_SETTLED_KEPT = 8192  # how many settled reservations are still told from unknown ones
+_SETTLED_KEPT = 8192  # at least how many settled reservations are still told from unknown ones
 
 
 class _Open(NamedTuple):
@@ -43,14 +43,19 @@ class Memory:
     """Limits of one process. Start from `reserve_now` and `settle_now`.
 
     `cells_max` bounds the memory (roughly 0.5 kB a cell): beyond it nothing new is admitted, as a
-    cell that still counts is never dropped.
+    cell that still counts is never dropped. With `hold` nothing is written by `reserve_now` and
+    `settle_now`: call `write_reserved` before anything reserved is served, and `write_settled`
+    after what was served is written down elsewhere; each takes one system call for many.
     """
 
-    def __init__(self, *, folder: Path | None = None, cells_max: int = 4_000_000):
+    def __init__(
+        self, *, folder: Path | None = None, cells_max: int = 4_000_000, hold: bool = False
+    ):
         self._cells: dict[tuple[Scope, str], Cell] = {}
         self._cells_max = cells_max
         self._open: dict[bytes, _Open] = {}
-        self._settled: dict[bytes, None] = {}
+        self._settled: set[bytes] = set()
+        self._settled_before: set[bytes] = set()
         self._now_us = 0
         self._mark = 0
         self._due: dict[int, list[tuple[Scope, str]]] = {}
@@ -58,7 +63,7 @@ class Memory:
         self._sweep_us = FOREVER_US
         self._ledger: Ledger | None = None
         if folder is not None:
-            ledger = Ledger(folder)
+            ledger = Ledger(folder, hold=hold)
             try:
                 self._restore(ledger)
             except BaseException:
@@ -79,7 +84,7 @@ class Memory:
             self._now_us = now_us
         if now_us >= self._sweep_us:
             self._sweep(now_us, 2 * len(demands) + 8)
-        if reservation_id in self._open or reservation_id in self._settled:
+        if self._known_id(reservation_id):
             return Unavailable("this reservation id was used before")
         self._mark = mark = self._mark + 1
         known = self._cells
@@ -98,7 +103,18 @@ class Memory:
             if cell.stamp == mark or cost < 0:
                 raise ValueError(f"{demand} twice in one reservation, or at a negative cost")
             cell.stamp = mark
-            if cell.fits(cost, item, now_us):
+            if type(cell) is RollingCell:
+                # As `RollingCell.fits`, written out: nearly all cells are of this kind.
+                level = cell.level
+                passed = now_us - cell.at_us
+                if passed:
+                    level -= passed * limit.drain
+                    cell.level = level = level if level > 0 else 0
+                    cell.at_us = now_us
+                fits = level + cost * limit.grain <= limit.capacity
+            else:
+                fits = cell.fits(cost, item, now_us)
+            if fits:
                 cells.append(cell)
             elif limit.shadow:
                 cells.append(None)
@@ -136,7 +152,7 @@ class Memory:
             self._now_us = now_us
         entry = self._open.get(reservation_id)
         if entry is None:
-            if reservation_id in self._settled:
+            if self._known_id(reservation_id):
                 return Settled(already=True)
             return Unknown(reservation_id)
         failure = None
@@ -150,10 +166,29 @@ class Memory:
                 failure, used = str(error), {}
         del self._open[reservation_id]
         if len(self._settled) >= _SETTLED_KEPT:
-            del self._settled[next(iter(self._settled))]
-        self._settled[reservation_id] = None
+            # By generations: to drop a dictionary's oldest key one by one is slow.
+            self._settled_before, self._settled = self._settled, set()
+        self._settled.add(reservation_id)
         excess = _settle(entry, used, now_us)
         return _SETTLED if failure is None and not excess else _told(failure, excess)
+
+    def _known_id(self, reservation_id: bytes) -> bool:
+        return (
+            reservation_id in self._open
+            or reservation_id in self._settled
+            or reservation_id in self._settled_before
+        )
+
+    def write_reserved(self) -> str | None:
+        """With `hold`: put the reservations since the last call into the kernel.
+
+        Returns why they could not be; then they must be settled as unused, and none may be served.
+        """
+        return None if self._ledger is None else self._ledger.write_reserved()
+
+    def write_settled(self) -> str | None:
+        """With `hold`: the same for settlements. Those that cannot be written wait for the next."""
+        return None if self._ledger is None else self._ledger.write_settled()
 
     async def reserve(
         self, reservation_id: bytes, demands: Sequence[Demand], now_us: int

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 HEADER_UNITS = ("requests", "tokens")
 _SECOND_US = 10**6
+_HEADERS = {
+    unit: b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\n"
+    b"x-ratelimit-reset-%b: %%ds\r\n" % ((unit.encode(),) * 3)
+    for unit in HEADER_UNITS
+}
 
 
 class Reading(NamedTuple):
@@ -108,17 +113,22 @@ def ratelimit_headers(readings: Iterable[Reading]) -> dict[str, str]:
     A refusal carries none of them, whatever refused: values beside it would tell a client whether
     one of its own limits did.
     """
+    lines = ratelimit_lines(readings).decode().splitlines()
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def ratelimit_lines(readings: Iterable[Reading]) -> bytes:
+    """Return `ratelimit_headers` as they stand in HTTP, each line ended by CR and LF."""
     tightest: dict[str, Reading] = {}
     for reading in readings:
-        unit = reading.demand.limit.unit
-        if unit not in tightest or reading.remaining < tightest[unit].remaining:
+        unit = reading[0][1].unit
+        found = tightest.get(unit)
+        if found is None or reading[1] < found[1]:
             tightest[unit] = reading
-    headers = {}
-    for unit, reading in tightest.items():
-        headers[f"x-ratelimit-limit-{unit}"] = str(reading.demand.limit.amount)
-        headers[f"x-ratelimit-remaining-{unit}"] = str(reading.remaining)
-        headers[f"x-ratelimit-reset-{unit}"] = f"{_seconds(reading.reset_us)}s"
-    return headers
+    lines = b""
+    for unit, (demand, remaining, reset_us) in tightest.items():
+        lines += _HEADERS[unit] % (demand[1].amount, remaining, _seconds(reset_us))
+    return lines
 
 
 def _seconds(wait_us: int) -> int:
