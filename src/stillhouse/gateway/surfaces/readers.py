@@ -45,7 +45,7 @@ def read_chat(reply: dict[str, Any], to: ReplyRebuilder) -> None:
         for choice in choices:
             if type(choice) is not dict:
                 continue
-            index = choice.get("index", 0)
+            index = _index(choice)
             said = choice.get("delta")
             if type(said) is not dict:
                 said = choice.get("message")
@@ -55,7 +55,12 @@ def read_chat(reply: dict[str, Any], to: ReplyRebuilder) -> None:
     _bill(reply, to)
 
 
-def _finish(choice: dict[str, Any], index: Any, to: ReplyRebuilder) -> None:
+def _index(choice: dict[str, Any]) -> int:
+    index = choice.get("index", 0)
+    return index if type(index) is int else -1  # of no choice: counted and not served
+
+
+def _finish(choice: dict[str, Any], index: int, to: ReplyRebuilder) -> None:
     reason = choice.get("finish_reason")
     if type(reason) is not str:
         return
@@ -65,7 +70,7 @@ def _finish(choice: dict[str, Any], index: Any, to: ReplyRebuilder) -> None:
         to.take_finish(index, _FINISH.get(reason, "stop"), choice.get("stop_reason"))
 
 
-def _said(said: dict[str, Any], index: Any, choice: dict[str, Any], to: ReplyRebuilder) -> None:
+def _said(said: dict[str, Any], index: int, choice: dict[str, Any], to: ReplyRebuilder) -> None:
     to.take_start(index)
     for name in ("reasoning_content", "reasoning"):
         thought = said.get(name)
@@ -97,7 +102,7 @@ def _said(said: dict[str, Any], index: Any, choice: dict[str, Any], to: ReplyReb
                 _call(call, index, slot if type(slot) is int else position, to)
 
 
-def _call(call: dict[str, Any], index: Any, slot: int, to: ReplyRebuilder) -> None:
+def _call(call: dict[str, Any], index: int, slot: int, to: ReplyRebuilder) -> None:
     function = call.get("function")
     if type(function) is not dict:
         return
@@ -116,7 +121,7 @@ def read_completion(reply: dict[str, Any], to: ReplyRebuilder) -> None:
         for choice in choices:
             if type(choice) is not dict:
                 continue
-            index, said = choice.get("index", 0), choice.get("text")
+            index, said = _index(choice), choice.get("text")
             to.take_start(index)
             if type(said) is str and said:
                 entries = _listed(choice.get("logprobs")) if to.logprobs_wanted else None
