@@ -125,7 +125,7 @@ def main() -> None:
         (folder / "keys.txt").write_text("\n".join(made.keys) + "\n")
     if "STILLHOUSE_SAMPLE" in os.environ:
         sample(os.environ["STILLHOUSE_SAMPLE"])
-    _run(_serve(config, path))
+    _run(_serve(config, path, {}))
 
 
 if __name__ == "__main__":

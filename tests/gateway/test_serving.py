@@ -196,7 +196,7 @@ def test_another_upstream_answers_when_the_first_is_down(tmp_path: Path) -> None
             from stillhouse.gateway.offering import Offering
 
             config = configuration(tmp_path, live, model={"upstreams": value})
-            service.app.offering = Offering(config, service.store.digests, service._settle)
+            service.app.offering = Offering(config, service.store.digests, service._books)
             for _ in range(4):
                 reply = await client(gateway).chat.completions.create(model="small", messages=HELLO)
                 assert reply.choices[0].message.content == "Hello there"

@@ -193,17 +193,17 @@ def test_a_journal_that_fails_refuses_new_requests_and_lets_open_streams_finish(
         ):
             await reply.content.readuntil(b"\n\n")
             journal = gateway.service.ledger._journal
-            append = journal.append
+            append = journal.append_encoded
 
             def full(_: Any) -> int:
                 raise OSError(28, "No space left on device")
 
-            monkeypatch.setattr(journal, "append", full)
+            monkeypatch.setattr(journal, "append_encoded", full)
             gateway.service.ledger.failing = True
             async with session.post(**asking(gateway)) as refused:
                 assert refused.status == 503
             assert (await reply.content.read()).endswith(b"data: [DONE]\n\n")
-            monkeypatch.setattr(journal, "append", append)
+            monkeypatch.setattr(journal, "append_encoded", append)
             while gateway.service.ledger.failing:
                 await asyncio.sleep(0.01)
             async with session.post(**asking(gateway)) as again:

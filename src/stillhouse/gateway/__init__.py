@@ -1,6 +1,6 @@
 """Gateway: the OpenAI-compatible front of a model, for accounts with keys and limits.
 
-Start from `Service.open` (everything one process keeps open) and `Gateway` (the ASGI application;
+Start from `Service.open` (everything one process keeps open) and `Gateway` (the path;
 read `Gateway._serve` to follow one request). `decide` is the admission alone, for simulations.
 `surfaces` rebuilds requests and replies, `refusals` is the table of every no, `config` the file.
 

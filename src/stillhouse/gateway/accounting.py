@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.gateway.addresses import address_prefix
 from stillhouse.gateway.admission import price, refusal_of, used_units
+from stillhouse.gateway.commit import WITHHELD
 from stillhouse.gateway.recorder import Served
 from stillhouse.gateway.refusals import RefusedError
 from stillhouse.limits import Exceeded, Memory, Reserved, Settled, Unavailable
@@ -15,6 +16,7 @@ from stillhouse.limits import Exceeded, Memory, Reserved, Settled, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stillhouse.gateway.commit import Commit
     from stillhouse.gateway.config import Model
     from stillhouse.gateway.ledger import Ledger
     from stillhouse.gateway.log import Log
@@ -35,11 +37,13 @@ class Accounting:
         limiter: Limiter,
         ledger: Ledger,
         recorder: Recorder,
+        commit: Commit,
         clock: SteadyClock,
         metrics: Metrics,
         log: Log,
     ):
         self.ledger = ledger
+        self.commit = commit
         self.recorder = recorder
         self._limiter = limiter
         # The same limiter, where it can be asked without waiting.
@@ -49,9 +53,10 @@ class Accounting:
         self._log = log
 
     async def open(self, turn: Turn, demands: Sequence[Demand]) -> Reserved:
-        """Reserve over every scope and write the intent. Raises `RefusedError`; then all is free.
+        """Reserve over every scope and take down the intent. Raises `RefusedError`.
 
-        `turn` is identified, its request read and bounded.
+        `turn` is identified, its request read and bounded. The upstream is asked through
+        `commit.before_upstream`, so that the intent is written first.
         """
         now_us = self._clock.now_us()
         if self._memory is not None:
@@ -71,10 +76,7 @@ class Accounting:
             self._metrics.would_refuse[demand.limit.name] += 1
         turn.reserved = True
         turn.intent = _intent(turn)
-        if not self.ledger.intend(turn.intent):
-            turn.reserved = False
-            await self._settle_limits(turn, _FREE)
-            raise RefusedError("journal_failing")
+        self.ledger.intend(turn.intent)
         return found
 
     async def settle(
@@ -82,9 +84,15 @@ class Accounting:
     ) -> None:
         """Settle by what was used; what is not known is paid at its reservation.
 
-        The outcome is in the ledger when this returns. `free` waives money, not tokens.
+        The outcome is taken down when this returns: what must come after it goes through
+        `commit.before_client`. `free` waives money, not tokens.
         """
         turn.reserved = False
+        if refusal in WITHHELD:  # nobody was asked, and nothing is written
+            self.ledger.withdraw(turn.id.hex())
+            await self._settle_limits(turn, _FREE)
+            return
+        turn.settled = True
         bound, asked, rebuilder, model = turn.bound, turn.asked, turn.rebuilder, turn.model
         if bound is None or asked is None or model is None:
             raise RuntimeError("settled before it was bounded")
@@ -106,7 +114,7 @@ class Accounting:
                 columns["finish_reason"] = rebuilder.finish_reason
             columns["tool_calls"] = rebuilder.tool_calls
         latency_us = columns["latency_us"]
-        self.ledger.settle(columns)
+        written = self.ledger.settle(columns)
         metrics = self._metrics
         metrics.tokens["input"] += tokens_in
         metrics.tokens["output"] += tokens_out
@@ -115,14 +123,18 @@ class Accounting:
         metrics.latency.add(latency_us)
         if turn.first_us is not None:
             metrics.first_byte.add(turn.first_us)
-        self.recorder.add(Served(columns, asked.texts, turn.body, asked.schema, turn.end_user))
+        self.recorder.add(
+            Served(turn.arrived_us, written, asked.texts, turn.body, asked.schema, turn.end_user)
+        )
         await self._settle_limits(turn, used_units(tokens_in, tokens_out, money))
 
     async def _settle_limits(self, turn: Turn, units: Any) -> None:
         now_us = self._clock.now_us()
         if self._memory is not None:
             found = self._memory.settle_now(turn.id, units, now_us)
+            self.commit.soon()
         else:
+            self.commit.now()  # the store must not know of what the ledger does not
             # Shielded: a client that goes away in this moment must not keep its reservation open.
             found = await asyncio.shield(self._limiter.settle(turn.id, units, now_us))
         if isinstance(found, Unavailable):

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: one request from its first byte to its last, in order.
+"""The gateway's path: one request from its first byte to its last, in order.
 
 Read `Gateway._serve` first. Everything that opens files, sockets or tasks is in `service`.
 """
@@ -8,29 +8,39 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from stillhouse.accounts import Origin, parse_address
 from stillhouse.exchanges import InputError, new_id
 from stillhouse.gateway.addresses import client_address, vouched
 from stillhouse.gateway.admission import Asking, Bound, Refuse, identify, permit, price
+from stillhouse.gateway.http import ClientGoneError, TooLargeError
 from stillhouse.gateway.refusals import REFUSALS, RefusedError, error_body, error_event, shown
 from stillhouse.gateway.relay import UNKNOWN
 from stillhouse.gateway.surfaces import ReplyRebuilder, model_body, models_body, parse_request
 from stillhouse.gateway.turn import Turn
-from stillhouse.limits import ratelimit_headers
+from stillhouse.limits import ratelimit_lines
 
 if TYPE_CHECKING:
-    from stillhouse.accounts import FailureThrottle, KeyFacts, KeyUses, Origins, Sightings, Snapshot
+    from stillhouse.accounts import (
+        Address,
+        FailureThrottle,
+        KeyFacts,
+        KeyUses,
+        Origins,
+        Sightings,
+        Snapshot,
+    )
     from stillhouse.exchanges import KeyedDigests
     from stillhouse.gateway.accounting import Accounting
+    from stillhouse.gateway.http import Request
     from stillhouse.gateway.log import Log
     from stillhouse.gateway.metrics import Metrics
     from stillhouse.gateway.offering import Offered, Offering
     from stillhouse.gateway.refusals import Dialect
-    from stillhouse.gateway.relay import Receive, Send
     from stillhouse.gateway.surfaces import Surface
-    from stillhouse.limits import Reserved, SteadyClock
+    from stillhouse.limits import SteadyClock
 
     Headers = list[tuple[bytes, bytes]]
 
@@ -43,9 +53,11 @@ _POSTS: dict[str, tuple[Surface, Dialect]] = {
 }
 _OTHER: tuple[None, Dialect] = (None, "openai")
 _MODELS = "/v1/models"
-_JSON = (b"content-type", b"application/json")
-_STREAM = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+_JSON = b"content-type: application/json\r\n"
+_STREAM = b"content-type: text/event-stream\r\ncache-control: no-cache\r\n"
+_ID = {"openai": b"x-request-id: %b\r\n", "anthropic": b"request-id: %b\r\n"}
 _SDK_CHARS = 120
+_NOTED_US = 600_000_000
 _READ = frozenset(
     {
         b"authorization",
@@ -92,44 +104,42 @@ class Gateway:
         self._metrics = metrics
         self._log = log
         self._random = _Random().take
+        self._noted: dict[str, Address] = {}
+        self._noted_until_us = 0
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def serve(self, request: Request) -> None:
         """Serve one request. What fails is answered, logged and counted, never raised."""
-        if scope["type"] != "http":
-            raise RuntimeError(f"{scope['type']} is not served here")
-        path = scope["path"]
+        path = request.path
         surface, dialect = _POSTS.get(path, _OTHER)
         if surface is None:
             if path in ("/healthz", "/readyz"):
-                await self._health(path, send)
+                self._health(request)
                 return
-            dialect = _dialect_of(scope["headers"])
+            dialect = _dialect_of(request.headers)
         arrived_us = self._clock.now_us()
         turn = Turn(new_id(arrived_us, self._random), arrived_us, time.monotonic(), dialect)
         self.turns.add(turn)
         try:
             if surface is None:
-                await self._models(turn, scope, send)
-            elif scope["method"] != "POST":
+                self._models(turn, request)
+            elif request.method != b"POST":
                 raise RefusedError("method_not_allowed")
             else:
-                await self._serve(turn, surface, scope, receive, send)
+                await self._serve(turn, surface, request)
         except RefusedError as error:
-            await self._refuse(turn, error, send)
+            self._refuse(turn, error, request)
         except asyncio.CancelledError:
-            await self._cut(turn, send)
+            self._cut(turn, request)
         except Exception as error:  # noqa: BLE001 (the last resort: no trace may reach a client)
             self._log.failure(turn.request_id, error)
-            await self._refuse(turn, RefusedError("internal_error"), send)
+            self._refuse(turn, RefusedError("internal_error"), request)
         finally:
             self.turns.discard(turn)
 
-    async def _serve(
-        self, turn: Turn, surface: Surface, scope: dict[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, turn: Turn, surface: Surface, request: Request) -> None:
         offering = self.offering
-        facts = self._enter(turn, scope)
-        body = turn.body = await _read(turn, receive, offering.bounds.body_bytes)
+        facts = self._enter(turn, request)
+        body = turn.body = await _read(turn, request, offering.bounds.body_bytes)
         now_us = self._clock.now_us()
         tier = self.snapshot.tier(facts)
         asked = turn.asked = parse_request(surface, body, offering.policy(facts, tier), now_us)
@@ -147,25 +157,27 @@ class Gateway:
             )
             if asked.stream:
                 await offered.relay.begin(turn, asked)
-                await _start(send, turn, 200, _STREAM, _limits(reserved))
-                await offered.relay.stream(turn, rebuilder, turn.bound.output_tokens, receive, send)
+                turn.headers_sent = True
+                request.begin(200, _STREAM + _request_id(turn) + ratelimit_lines(reserved.readings))
+                await offered.relay.stream(turn, rebuilder, turn.bound.output_tokens, request)
             else:
                 data = await offered.relay.whole(turn, asked, rebuilder)
-                await _start(send, turn, 200, [_JSON, _length(data)], _limits(reserved))
-                await send({"type": "http.response.body", "body": data})
+                turn.headers_sent = True
+                lines = _JSON + _request_id(turn) + ratelimit_lines(reserved.readings)
+                self._books.commit.before_client(partial(request.respond, 200, lines, data))
         finally:
             if turn.reserved:  # ended from outside, or a mistake of our own: paid as reserved
                 await self._books.settle(turn, UNKNOWN, status=499, refusal=turn.cut_code)
 
-    def _enter(self, turn: Turn, scope: dict[str, Any]) -> KeyFacts:
+    def _enter(self, turn: Turn, request: Request) -> KeyFacts:
         """Identify the client by its headers alone. Raises `RefusedError`."""
         offering, snapshot = self.offering, self.snapshot
         bounds = offering.bounds
         size = length = 0
-        json = scope["method"] == "GET"
+        json = request.method == b"GET"
         bearer = key = None
         forwarded: list[str] = []
-        for name, value in scope["headers"]:
+        for name, value in request.headers:
             size += len(name) + len(value)
             if name not in _READ:
                 continue
@@ -193,8 +205,7 @@ class Gateway:
             raise RefusedError("overloaded")
         if size > bounds.header_bytes:
             raise RefusedError("request_too_large", "headers")
-        peer = scope["client"]
-        turn.client_text = client_address(peer[0] if peer else "", forwarded, offering.hops)
+        turn.client_text = client_address(request.peer, forwarded, offering.hops)
         try:
             address = turn.address = parse_address(turn.client_text)
         except InputError:
@@ -202,9 +213,7 @@ class Gateway:
         now_us = turn.arrived_us
         origin = _NOWHERE if self._origins is None else self._origins.find(address)
         if offering.hops.vouching:
-            origin, turn.fingerprint = vouched(
-                peer[0] if peer else "", scope["headers"], offering.hops, origin
-            )
+            origin, turn.fingerprint = vouched(request.peer, request.headers, offering.hops, origin)
         turn.asn = origin.asn
         key_text = _key_text(bearer, key)
         facts = identify(snapshot, address, origin, key_text, now_us)
@@ -221,10 +230,19 @@ class Gateway:
             raise RefusedError("content_type")
         if length > bounds.body_bytes:
             raise RefusedError("request_too_large")
-        self._sightings.note(address, facts.account, now_us)
-        self._uses.note(facts, key_text or "", now_us)
+        self._note(facts, key_text or "", address, now_us)
         turn.deadline = turn.started + offering.timeouts.body_s
         return facts
+
+    def _note(self, facts: KeyFacts, key_text: str, address: Address, now_us: int) -> None:
+        """Note who was seen where and that the key was used: once in ten minutes is enough."""
+        if now_us >= self._noted_until_us:
+            self._noted_until_us = now_us + _NOTED_US
+            self._noted.clear()
+        if self._noted.get(facts.key_id) is not address:
+            self._noted[facts.key_id] = address
+            self._sightings.note(address, facts.account, now_us)
+            self._uses.note(facts, key_text, now_us)
 
     def _asking(self, turn: Turn) -> Asking:
         asked, facts = turn.asked, turn.facts
@@ -236,13 +254,13 @@ class Gateway:
         prompt = self._digest("prompt", "\n".join(asked.texts).encode("utf-8", "replace"))
         return Asking(turn.address, _NOWHERE, None, asked.model, turn.bound, prompt, turn.end_user)
 
-    async def _models(self, turn: Turn, scope: dict[str, Any], send: Send) -> None:
-        path = scope["path"]
+    def _models(self, turn: Turn, request: Request) -> None:
+        path = request.path
         if path != _MODELS and not path.startswith(_MODELS + "/"):
             raise RefusedError("unknown_path")
-        if scope["method"] != "GET":
+        if request.method != b"GET":
             raise RefusedError("method_not_allowed")
-        facts = self._enter(turn, scope)
+        facts = self._enter(turn, request)
         models = self.offering.policy(facts, self.snapshot.tier(facts)).models
         created_s = turn.arrived_us // 1_000_000
         if path == _MODELS:
@@ -252,21 +270,12 @@ class Gateway:
             if found is None:
                 raise RefusedError("unknown_model")
             data = model_body(found, turn.dialect, created_s)
-        await _start(send, turn, 200, [_JSON, _length(data)], [])
-        await send({"type": "http.response.body", "body": data})
+        request.respond(200, _JSON + _request_id(turn), data)
 
-    async def _health(self, path: str, send: Send) -> None:
-        ready = path == "/healthz" or self.is_ready()
+    def _health(self, request: Request) -> None:
+        ready = request.path == "/healthz" or self.is_ready()
         data = b"ok\n" if ready else b"not ready\n"
-        headers = [(b"content-type", b"text/plain"), _length(data)]
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200 if ready else 503,
-                "headers": headers,
-            }
-        )
-        await send({"type": "http.response.body", "body": data})
+        request.respond(200 if ready else 503, b"content-type: text/plain\r\n", data)
 
     def is_ready(self) -> bool:
         """Say whether requests would be served now."""
@@ -299,42 +308,45 @@ class Gateway:
             if code is not None:
                 turn.cut(code)
 
-    async def _refuse(self, turn: Turn, error: RefusedError, send: Send) -> None:
+    def _refuse(self, turn: Turn, error: RefusedError, request: Request) -> None:
         code = error.code
         self._metrics.refused[code] += 1
         if turn.facts is not None:
             self._log.refused(turn.request_id, code, turn.facts.account)
         if turn.headers_sent:
             data = error_event(code, error.detail, turn.dialect, turn.request_id)
-            await send({"type": "http.response.body", "body": data})
-            return
-        row = shown(code)
-        data = error_body(code, error.detail, turn.dialect, turn.request_id)
-        headers: Headers = [_JSON, _length(data)]
-        if error.retry_after_us is not None and row.status in (429, 503):
-            wait_s = max(1, -(-error.retry_after_us // 1_000_000))
-            headers.append((b"retry-after", b"%d" % wait_s))
-        if not row.retry:
-            headers.append((b"x-should-retry", b"false"))
-        if not turn.body:
-            # The body may not have been read: what follows on this connection is not a request.
-            headers.append((b"connection", b"close"))
-        await _start(send, turn, row.status, headers, [])
-        await send({"type": "http.response.body", "body": data})
+            reply = partial(request.end, data)
+        else:
+            row = shown(code)
+            data = error_body(code, error.detail, turn.dialect, turn.request_id)
+            lines = _JSON + _request_id(turn)
+            if error.retry_after_us is not None and row.status in (429, 503):
+                wait_s = max(1, -(-error.retry_after_us // 1_000_000))
+                lines += b"retry-after: %d\r\n" % wait_s
+            if not row.retry:
+                lines += b"x-should-retry: false\r\n"
+            turn.headers_sent = True
+            reply = partial(request.respond, row.status, lines, data)
+        if turn.settled:
+            self._books.commit.before_client(reply)
+        else:
+            reply()
 
-    async def _cut(self, turn: Turn, send: Send) -> None:
+    def _cut(self, turn: Turn, request: Request) -> None:
         if turn.task is not None:
             turn.task.uncancel()
         code = turn.cut_code or "draining"
         if code == "client_gone":
             self._metrics.aborted += 1
+            request.abort()
             return
         self._metrics.cut += 1
         turn.sending_since = 0.0
         if code == "slow_request" and turn.headers_sent:
             self._log.refused(turn.request_id, code, None)
-            return  # it does not read: there is no telling it; the server closes the connection
-        await self._refuse(turn, RefusedError(code), send)
+            request.abort()  # it does not read: there is no telling it
+            return
+        self._refuse(turn, RefusedError(code), request)
 
 
 class _Random:
@@ -364,46 +376,18 @@ def _bound(turn: Turn, surface: Surface, offered: Offered) -> Bound:
     return Bound(tokens_in, tokens_out, money)
 
 
-async def _read(turn: Turn, receive: Receive, most_bytes: int) -> bytes:
-    message = await receive()
-    if message["type"] == "http.disconnect":
+async def _read(turn: Turn, request: Request, most_bytes: int) -> bytes:
+    try:
+        return await request.body(most_bytes)
+    except TooLargeError:
+        raise RefusedError("request_too_large") from None
+    except ClientGoneError:
         turn.cut_code = "client_gone"
-        raise asyncio.CancelledError
-    body: bytes = message["body"]
-    if not message["more_body"] and len(body) <= most_bytes:
-        return body
-    parts, size = [body], len(body)
-    while message["more_body"] and size <= most_bytes:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            turn.cut_code = "client_gone"
-            raise asyncio.CancelledError
-        parts.append(message["body"])
-        size += len(parts[-1])
-    if size > most_bytes:
-        raise RefusedError("request_too_large")
-    return b"".join(parts)
+        raise asyncio.CancelledError from None
 
 
-async def _start(send: Send, turn: Turn, status: int, headers: Headers, more: Headers) -> None:
-    name = b"request-id" if turn.dialect == "anthropic" else b"x-request-id"
-    turn.headers_sent = True
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*headers, (name, turn.request_id.encode()), *more],
-        }
-    )
-
-
-def _limits(reserved: Reserved) -> Headers:
-    headers = ratelimit_headers(reserved.readings)
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
-
-
-def _length(data: bytes) -> tuple[bytes, bytes]:
-    return (b"content-length", b"%d" % len(data))
+def _request_id(turn: Turn) -> bytes:
+    return _ID[turn.dialect] % turn.request_id.encode()
 
 
 def _key_text(bearer: bytes | None, key: bytes | None) -> str | None:

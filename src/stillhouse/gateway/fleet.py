@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from stillhouse.gateway.commit import WITHHELD
 from stillhouse.gateway.refusals import RefusedError
 from stillhouse.gateway.upstream import Pool, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from stillhouse.gateway.commit import Commit
     from stillhouse.gateway.config import Config, Model
     from stillhouse.gateway.upstream import Connection
 
@@ -29,11 +31,14 @@ class Route:
             for index, upstream in enumerate(model.upstreams)
         ]
 
-    async def ask(self, path: str, body: bytes, headers: bytes = b"") -> Connection:
+    async def ask(
+        self, path: str, body: bytes, headers: bytes = b"", commit: Commit | None = None
+    ) -> Connection:
         """Send the request and return the connection whose reply begins with status 200.
 
-        Raises `RefusedError`. A reused connection that was just closed by the other side, and a
-        server that fails before its first byte or is busy, is followed by another try.
+        With `commit` it is sent once what was taken down so far is written. Raises `RefusedError`.
+        A reused connection that was just closed by the other side, and a server that fails before
+        its first byte or is busy, is followed by another try.
         """
         last = "overloaded"
         for _ in range(_ATTEMPTS):
@@ -48,14 +53,15 @@ class Route:
                 last = error.code
                 continue
             try:
-                connection.begin(
-                    pool.request(path, body, headers), now + self._timeouts.first_byte_s
-                )
+                request = pool.request(path, body, headers)
+                connection.begin(request, now + self._timeouts.first_byte_s, commit)
                 status = await connection.head()
             except UpstreamError as error:
                 reused = connection.reused and error.untouched
                 connection.close()
                 last = error.code
+                if last in WITHHELD:
+                    break
                 if error.code == "upstream_timeout":
                     pool.failed(now)
                     break  # it may have worked all that time: asking again would double the work

@@ -1,8 +1,9 @@
 """What was promised and what was delivered: an intent before the upstream, an outcome after it.
 
-Both are in the kernel when the call returns, so `kill -9` loses neither; a loss of power can lose
-what had not yet been put on the disk (the gateway does so every second). An intent that has no
-outcome after a crash is charged at its reservation.
+Lines wait until `flush`, which puts all of them into the kernel at once; only then may what they
+speak of happen. So `kill -9` loses neither; a loss of power can lose what had not yet been put on
+the disk (the gateway does so every second). An intent that has no outcome after a crash is charged
+at its reservation.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.exchanges import InputError, Journal, iterate_journal, make_folder, new_id
+from stillhouse.exchanges import (
+    InputError,
+    Journal,
+    encode_record,
+    iterate_journal,
+    make_folder,
+    new_id,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,50 +44,72 @@ class Ledger:
 
     def __init__(self, folder: Path, *, time_us: int, rotate: int = 200_000):
         self.failing = False
-        self.in_flight: dict[str, dict[str, Any]] = {}
+        self.in_flight: dict[str, bytes] = {}  # the intents' lines
         self._folder = folder
         self._rotate = rotate
         self._old: list[Path] = []
         self._log_name: str | None = None
-        self._unwritten: list[dict[str, Any]] = []
+        self._waiting: list[bytes] = []
+        self._unwritten: list[bytes] = []
         make_folder(folder / OPEN)
         make_folder(folder / CLOSED)
         self.recovery = _recover(sorted((folder / OPEN).glob(f"*{_SUFFIX}")))
         self._old = sorted((folder / OPEN).glob(f"*{_SUFFIX}"))
         self._journal = self._begin(time_us)
 
-    def intend(self, intent: dict[str, Any]) -> bool:
-        """Write an intent (its `id` in hexadecimal names it); False when it cannot be written."""
-        if self.failing:
-            return False
-        try:
-            self._journal.append({"intent": intent})
-        except (InputError, OSError):
-            self.failing = True
-            return False
-        self.in_flight[intent["id"]] = intent
-        return True
+    def intend(self, intent: dict[str, Any]) -> None:
+        """Take an intent (its `id` in hexadecimal names it)."""
+        line = b'{"intent":%b}' % encode_record(intent)
+        self.in_flight[intent["id"]] = line
+        self._waiting.append(line)
 
-    def settle(self, outcome: dict[str, Any]) -> None:
-        """Write an outcome. While the file cannot be written it is held and written later."""
+    def withdraw(self, name: str) -> None:
+        """Forget an intent that could not be written."""
+        self.in_flight.pop(name, None)
+
+    def settle(self, outcome: dict[str, Any]) -> bytes:
+        """Take an outcome; return it as it is written."""
         self.in_flight.pop(outcome["id"], None)
-        self._append({"outcome": outcome})
+        columns = encode_record(outcome)
+        self._waiting.append(b'{"outcome":%b}' % columns)
+        return columns
+
+    def flush(self) -> bool:
+        """Write all that waits; False when it cannot be written.
+
+        Then the intents of this flush are not promised. Outcomes are held and written later.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not self.failing:
+            try:
+                self._journal.append_encoded(waiting)
+            except (InputError, OSError):
+                self.failing = True
+            else:
+                return True
+        self._unwritten += [line for line in waiting if not line.startswith(b'{"intent":')]
+        return False
 
     def note_log(self, name: str) -> None:
         """Say in which journal the exchanges of the outcomes to come will be kept."""
         if name != self._log_name:
             self._log_name = name
-            self._append({"log": name})
+            line = encode_record({"log": name})
+            try:
+                if not self.failing:
+                    self._journal.append_encoded([line])
+                    return
+            except (InputError, OSError):
+                self.failing = True
+            self._unwritten.append(line)
 
     def retry(self) -> bool:
         """After a failure: write what was held; True when the ledger can be used again."""
         try:
-            while self._unwritten:
-                self._journal.append(self._unwritten[0])
-                del self._unwritten[0]
-            self._journal.append({"retried": True})
+            self._journal.append_encoded([*self._unwritten, b'{"retried":true}'])
         except (InputError, OSError):
             return False
+        self._unwritten.clear()
         self.failing = False
         return True
 
@@ -89,8 +119,7 @@ class Ledger:
             return
         before = self._journal
         self._journal = self._begin(time_us)
-        for intent in self.in_flight.values():
-            self._journal.append({"intent": intent})
+        self._journal.append_encoded(list(self.in_flight.values()))
         before.close()
         self._old.append(before.path)
 
@@ -106,24 +135,9 @@ class Ledger:
         return self._journal.path
 
     def close(self) -> None:
-        """Close the file; a clean one holds no open intent."""
+        """Write what waits and close the file; a clean one holds no open intent."""
+        self.flush()
         self._journal.close()
-
-    def _append(self, record: dict[str, Any]) -> None:
-        if self.failing:
-            self._hold(record)
-            return
-        try:
-            self._journal.append(record)
-        except (InputError, OSError):
-            self.failing = True
-            self._hold(record)
-
-    def _hold(self, record: dict[str, Any]) -> None:
-        # A copy: the caller goes on to use what it gave.
-        self._unwritten.append(
-            {name: dict(v) if isinstance(v, dict) else v for name, v in record.items()}
-        )
 
     def _begin(self, time_us: int) -> Journal:
         name = new_id(time_us).hex()

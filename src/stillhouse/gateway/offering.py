@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from stillhouse.accounts import KeyFacts, Tier
     from stillhouse.exchanges import KeyedDigests
+    from stillhouse.gateway.accounting import Accounting
     from stillhouse.gateway.config import Config, Model, Upstream
-    from stillhouse.gateway.relay import Settle
 
-_KEPT = 65_536
+_KEPT = 262_144
 _SEAL_US = 24 * 3600 * 1_000_000
 
 
@@ -55,7 +55,7 @@ class Offering:
         self,
         config: Config,
         digests: KeyedDigests,
-        settle: Settle,
+        books: Accounting,
         environment: Mapping[str, str] | None = None,
     ):
         values = os.environ if environment is None else environment
@@ -69,7 +69,7 @@ class Offering:
             keys = {i: credential(u, values) for i, u in enumerate(model.upstreams)}
             tokens = TokenBound(model)
             route = Route(model, config, keys)
-            relay = Relay(route, tokens, config.timeouts, config.bounds, settle)
+            relay = Relay(route, tokens, config.timeouts, config.bounds, books)
             self.models[model.name] = Offered(model, _served(model), tokens, relay)
         self.served = {name: offered.served for name, offered in self.models.items()}
         self._digests = digests

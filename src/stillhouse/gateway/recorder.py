@@ -8,15 +8,18 @@ records one, so memory stays bounded.
 from __future__ import annotations
 
 import time
+from binascii import hexlify
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from stillhouse.exchanges import Exchange, InputError, iterate_journal, skeleton_of_messages
 from stillhouse.exchanges.log import JOURNAL_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from stillhouse.exchanges import ExchangeLog, KeyedDigests, SkeletonHash
@@ -24,13 +27,14 @@ if TYPE_CHECKING:
 
 SLICE_US = 1_000
 BACKLOG = 4_096
+BATCH = 32  # signatures are cheaper together
 
 
-@dataclass(slots=True)
-class Served:
-    """One exchange to record: the columns that the ledger has, and what is digested and dropped."""
+class Served(NamedTuple):
+    """One exchange to record: the columns as the ledger has them, and what is digested."""
 
-    columns: dict[str, Any]
+    time_us: int
+    columns: bytes  # a JSON object; ids and digests in hexadecimal, nothing unknown as null
     texts: tuple[str, ...]
     body: bytes
     schema: bytes | None = None
@@ -71,16 +75,18 @@ class Recorder:
         end_ns = None if budget_us is None else time.perf_counter_ns() + budget_us * 1000
         waiting = self._waiting
         while waiting:
+            batch = list(islice(waiting, BATCH))
             try:
-                self._record(waiting[0])
+                self._record(batch)
             except (InputError, OSError):
-                # The disk; the ledger has the outcome. Kept unless too many wait.
+                # The disk; the ledger has the outcomes. Kept unless too many wait.
                 self.failing = True
                 if len(waiting) < BACKLOG:
                     return False
             else:
                 self.failing = False
-            waiting.popleft()
+            for _ in batch:
+                waiting.popleft()
             if end_ns is not None and time.perf_counter_ns() > end_ns:
                 break
         return not waiting
@@ -101,22 +107,31 @@ class Recorder:
                 found += 1
         return found
 
-    def _record(self, served: Served) -> None:
-        columns = served.columns
-        text = skeleton_of_messages(served.texts)
+    def _record(self, batch: Sequence[Served]) -> None:
         digest = self._digests.digest
-        columns["id"] = bytes.fromhex(columns["id"])
-        columns["skeleton"] = self._skeletons.signature(text)
-        columns["request_digest"] = digest("request", served.body)
-        if served.schema is not None:
-            columns["schema_digest"] = digest("schema", served.schema)
-        if served.end_user is not None:
-            columns["end_user_digest"] = served.end_user
-        exchange = Exchange(**columns)
-        self._log.append(exchange)
+        signatures = self._skeletons.signatures(
+            [skeleton_of_messages(served.texts) for served in batch]
+        )
+        records = []
+        for (_, columns, _, body, schema, end_user), signature in zip(
+            batch, signatures, strict=True
+        ):
+            more = b',"skeleton":"%b","request_digest":"%b"' % (
+                hexlify(signature),
+                hexlify(digest("request", body)),
+            )
+            if schema is not None:
+                more += b',"schema_digest":"%b"' % hexlify(digest("schema", schema))
+            if end_user is not None:
+                more += b',"end_user_digest":"%b"' % hexlify(end_user)
+            records.append(b"%b%b}" % (columns[:-1], more))
+        # The ledger knows of a journal before anything is in it, or a crash would record it twice.
+        self._log.turn(batch[0].time_us)
         self._ledger.note_log(self._log.path.name)
+        self._log.append_encoded(records)
         if self._sink is not None:
-            self._sink(exchange)
+            for record in records:
+                self._sink(Exchange.from_record(orjson.loads(record)))
 
 
 def _ids(path: Path) -> set[str]:

@@ -4,49 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from stillhouse.gateway.refusals import RefusedError
 from stillhouse.gateway.tokens import Used
 from stillhouse.gateway.upstream import UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
+    from stillhouse.gateway.accounting import Accounting
     from stillhouse.gateway.config import Bounds, Timeouts
     from stillhouse.gateway.fleet import Route
+    from stillhouse.gateway.http import Request
     from stillhouse.gateway.surfaces import Asked, ReplyRebuilder
     from stillhouse.gateway.tokens import TokenBound
     from stillhouse.gateway.turn import Turn
-
-    Receive = Callable[[], Awaitable[dict[str, Any]]]
-    Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 NOTHING = Used(0, 0)
 UNKNOWN = Used(None, None)
 _ANTHROPIC_HEADERS = b"anthropic-version: 2023-06-01\r\n"
 
 
-class Settle(Protocol):
-    """Settles a turn: ledger, limits, record; `turn.reserved` is False from its first step on."""
-
-    async def __call__(
-        self, turn: Turn, used: Used, *, status: int, refusal: str | None, free: bool = False
-    ) -> None:
-        """`free`: the client pays no money (the upstream failed), though the tokens count."""
-
-
 class Relay:
-    """Carries one model's replies. `settle` is called before the last byte is sent."""
+    """Carries one model's replies. Each is settled in `books` before its last byte is sent."""
 
     def __init__(
-        self, route: Route, tokens: TokenBound, timeouts: Timeouts, bounds: Bounds, settle: Settle
+        self,
+        route: Route,
+        tokens: TokenBound,
+        timeouts: Timeouts,
+        bounds: Bounds,
+        books: Accounting,
     ):
         self.route = route
         self.tokens = tokens
         self._timeouts = timeouts
         self._bounds = bounds
-        self._settle = settle
+        self._settle = books.settle
+        self._commit = books.commit
         self.pumps: set[asyncio.Task[None]] = set()
 
     async def whole(self, turn: Turn, asked: Asked, rebuilder: ReplyRebuilder) -> bytes:
@@ -84,13 +79,15 @@ class Relay:
             raise
 
     async def stream(
-        self, turn: Turn, rebuilder: ReplyRebuilder, most_tokens: int, receive: Receive, send: Send
+        self, turn: Turn, rebuilder: ReplyRebuilder, most_tokens: int, request: Request
     ) -> None:
         """Carry a stream to its end, to the reservation's end, or until the client has gone."""
         connection = turn.connection
         if connection is None:
             raise RuntimeError("a stream without its upstream")
-        watcher = asyncio.ensure_future(_gone(turn, receive))
+        request.on_gone = partial(turn.cut, "client_gone")
+        if request.gone:
+            turn.cut("client_gone")
         produced = rebuilder.produced
         failed: str | None = None
         over = False
@@ -115,14 +112,16 @@ class Relay:
                     out += rebuilder.cut()
                     over = True
                     break
-                if out:
-                    await _send(turn, send, out, more=True)
+                if out and not request.write(out):
+                    turn.sending_since = time.monotonic()
+                    await request.drain()
+                    turn.sending_since = 0.0
             failed = failed or rebuilder.failed
             used = UNKNOWN if over else self.tokens.used(rebuilder, whole=failed is None)
             await self._settle(turn, used, status=200, refusal=failed, free=failed is not None)
-            await _send(turn, send, out, more=False)
+            self._commit.before_client(partial(request.end, out))
         finally:
-            watcher.cancel()
+            request.on_gone = None
             if turn.reserved:
                 self._abandon(turn, rebuilder)
             else:
@@ -159,7 +158,8 @@ class Relay:
 
     async def _ask(self, asked: Asked) -> Any:
         headers = _ANTHROPIC_HEADERS if asked.served.dialect.name == "anthropic" else b""
-        return await self.route.ask(asked.upstream_path, asked.upstream_body, headers)
+        path, body = asked.upstream_path, asked.upstream_body
+        return await self.route.ask(path, body, headers, self._commit)
 
     async def _fail(self, turn: Turn, error: RefusedError) -> None:
         # After a time-out it may have worked all that time; otherwise it never began.
@@ -178,18 +178,6 @@ def _feed(rebuilder: ReplyRebuilder, data: bytes, most_tokens: int) -> bytes:
         out.append(rebuilder.feed(data[start:end]))
         start = end
     return b"".join(out)
-
-
-async def _gone(turn: Turn, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    turn.cut("client_gone")
-
-
-async def _send(turn: Turn, send: Send, data: bytes, *, more: bool) -> None:
-    turn.sending_since = time.monotonic()
-    await send({"type": "http.response.body", "body": data, "more_body": more})
-    turn.sending_since = 0.0
 
 
 def _since_us(turn: Turn) -> int:

@@ -19,6 +19,7 @@ from stillhouse.accounts import (
 from stillhouse.exchanges import ExchangeLog, InputError, InUseError, RunLock, SkeletonHash
 from stillhouse.gateway.accounting import Accounting
 from stillhouse.gateway.app import Gateway
+from stillhouse.gateway.commit import Commit
 from stillhouse.gateway.config import changed_fixed, open_doors, read_config
 from stillhouse.gateway.ledger import Ledger
 from stillhouse.gateway.log import Log
@@ -109,13 +110,14 @@ class Service:
         self._closing.callback(self.exchanges.close)
         self.recorder = Recorder(self.exchanges, self.ledger, digests, SkeletonHash(digests), sink)
         self._recover()
-        books = Accounting(
-            self.limiter, self.ledger, self.recorder, self._clock, self.metrics, self.log
+        memory = self.limiter if isinstance(self.limiter, Memory) else None
+        commit = self.commit = Commit(self.ledger, memory, self.log)
+        books = self._books = Accounting(
+            self.limiter, self.ledger, self.recorder, commit, self._clock, self.metrics, self.log
         )
-        self._settle = books.settle
         self._sightings, self._uses = Sightings(), KeyUses(store.peppers)
         self.app = Gateway(
-            offering=Offering(config, digests, books.settle, self._environment),
+            offering=Offering(config, digests, books, self._environment),
             snapshot=snapshot,
             books=books,
             digests=digests,
@@ -145,7 +147,7 @@ class Service:
             fixed = changed_fixed(self.config, config)
             if fixed:
                 raise InputError(f"{', '.join(fixed)} cannot change without a restart")
-            offering = Offering(config, self.store.digests, self._settle, self._environment)
+            offering = Offering(config, self.store.digests, self._books, self._environment)
         except InputError as error:
             self.log.event("reload_refused", reason=str(error))
             return False
@@ -178,6 +180,7 @@ class Service:
         await asyncio.gather(*pumps, return_exceptions=True)
         for offering in (*self._retired, self.app.offering):
             offering.close()
+        self.commit.now()
         if self.recorder.work(budget_us=None) and not self.ledger.failing:
             self.ledger.forget()
         self._write_seen()
@@ -211,7 +214,7 @@ class Service:
     async def _open_limits(self, folder: Path) -> Limiter:
         config = self.config
         if config.limits == "memory" and config.limits_env is None:
-            return Memory(folder=folder / "limits")
+            return Memory(folder=folder / "limits", hold=True)
         url = self._url(config.limits, config.limits_env)
         return await Shared.connect(url, folder=config.state / "limits", process=folder.name)
 
@@ -221,6 +224,7 @@ class Service:
         for intent in found.unsettled:
             # The limits hold it at its reservation already: they keep their own state.
             self.ledger.settle({**intent, "status": 500, "refusal": "crashed"})
+        self.ledger.flush()
         charged = [{**i, "status": 500, "refusal": "crashed"} for i in found.unsettled]
         recorded = self.recorder.recover([*found.outcomes, *charged], found.logs)
         self.ledger.forget()
@@ -249,6 +253,7 @@ class Service:
     async def _sync(self) -> None:
         while True:
             await asyncio.sleep(_SYNC_S)
+            self.commit.now()
             if not len(self.recorder) and not self.ledger.failing:
                 self.ledger.forget()
             self.ledger.turn(self._clock.now_us())

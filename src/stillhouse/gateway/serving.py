@@ -7,14 +7,13 @@ import contextlib
 import gc
 import signal
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stillhouse.exchanges import InputError
 from stillhouse.gateway.config import host_and_port
+from stillhouse.gateway.http import Server
 from stillhouse.gateway.service import Service
 
 if TYPE_CHECKING:
@@ -23,37 +22,7 @@ if TYPE_CHECKING:
     from stillhouse.gateway.config import Config
 
 _WATCH_S = 0.5
-
-
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a bound on the size of headers and on the time that they take."""
-
-    header_bytes = 64 * 1024
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for headers."""
-        super().connection_made(transport)
-        self.heading_since = time.monotonic()
-        self._heading_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Count what comes before a request's headers are whole."""
-        super().data_received(data)
-        if self.heading_since:
-            self._heading_bytes += len(data)
-            if self._heading_bytes > self.header_bytes:
-                self.transport.close()
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        self.heading_since = time.monotonic()
-        self._heading_bytes = 0
-
-    def on_headers_complete(self) -> None:
-        """The headers are whole."""
-        self.heading_since = 0.0
-        super().on_headers_complete()
+_HEADER_BYTES = 64 * 1024  # before they are looked at; `bounds.header_bytes` then refuses politely
 
 
 class _Server(uvicorn.Server):
@@ -80,11 +49,11 @@ def bind(address: str) -> socket.socket:
 
 
 def server(app: Any, *, drain_s: float) -> uvicorn.Server:
-    """Return a server for an ASGI application."""
+    """Return a server for an ASGI application: the operator's ports."""
     return _Server(
         uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http="httptools",
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -111,8 +80,8 @@ async def serve(
     config = service.config
     stop = stop or asyncio.Event()
     drain_s = config.timeouts.drain_s
-    main = server(service.app, drain_s=drain_s)
-    servers = [(main, listener)]
+    main = Server(service.app.serve, header_bytes=_HEADER_BYTES)
+    servers = []
     if config.metrics is not None:
         servers.append((server(_metrics(service), drain_s=1), bind(config.metrics.listen)))
     if config.admin is not None:
@@ -131,6 +100,7 @@ async def serve(
     running = [asyncio.ensure_future(one.serve(sockets=[socket])) for one, socket in servers]
     watch = asyncio.ensure_future(_watch(main, config))
     try:
+        await main.open(listener)
         while not all(one.started for one, _ in servers):
             await asyncio.sleep(0.005)
         if ready is not None:
@@ -141,19 +111,16 @@ async def serve(
         watch.cancel()
         for one, _ in servers:
             one.should_exit = True
+        await main.close(max(1.0, drain_s))
         await asyncio.gather(*running, return_exceptions=True)
         await service.close()
 
 
-async def _watch(main: uvicorn.Server, config: Config) -> None:
+async def _watch(main: Server, config: Config) -> None:
     """Close connections whose headers do not come."""
     while True:
         await asyncio.sleep(_WATCH_S)
-        before = time.monotonic() - config.timeouts.body_s
-        for connection in list(main.server_state.connections):
-            since = getattr(connection, "heading_since", 0.0)
-            if 0.0 < since < before and isinstance(connection, BoundedProtocol):
-                connection.transport.close()
+        main.watch(config.timeouts.body_s)
 
 
 def _metrics(service: Service) -> Any:

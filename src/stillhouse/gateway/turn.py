@@ -25,6 +25,7 @@ class Turn:
     cut_code: str | None = None
     headers_sent = False
     reserved = False
+    settled = False  # its outcome is taken down: the last byte goes behind it
     intent: dict[str, Any] | None = None  # as the ledger has it; becomes the outcome
     facts: KeyFacts | None = None
     address: Address | None = None
@@ -46,7 +47,7 @@ class Turn:
         self.arrived_us = arrived_us
         self.started = started  # monotonic seconds
         self.dialect = dialect
-        self.task: asyncio.Task[object] | None = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = asyncio.current_task()
 
     @property
     def request_id(self) -> str:

@@ -15,9 +15,13 @@ from urllib.parse import urlsplit
 import httptools
 
 if TYPE_CHECKING:
+    from stillhouse.gateway.commit import Commit
     from stillhouse.gateway.config import Timeouts, Upstream
 
 _HEADER_BYTES = 64 * 1024
+_LENGTHS = frozenset(
+    map(len, ("content-encoding", "content-length", "transfer-encoding", "connection"))
+)
 
 
 class UpstreamError(Exception):
@@ -52,8 +56,11 @@ class Connection(asyncio.Protocol):
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def begin(self, request: bytes, deadline: float) -> None:
-        """Send one whole request; the reply before it must have been read to its end."""
+    def begin(self, request: bytes, deadline: float, commit: Commit | None = None) -> None:
+        """Send one whole request; the reply before it must have been read to its end.
+
+        With `commit` once what was taken down so far is written.
+        """
         if self._transport is None or self._transport.is_closing():
             self._fail("upstream_failed", "the connection is closed")
             return
@@ -61,7 +68,19 @@ class Connection(asyncio.Protocol):
         self._buffered = self._head_bytes = self.status = 0
         self.complete = self._headers_done = self._touched = self._encoded = False
         self.deadline = deadline
-        self._transport.write(request)
+        if commit is None:
+            self._transport.write(request)
+        else:
+            commit.before_upstream(self, request)
+
+    def send(self, request: bytes) -> None:
+        """Send what `begin` was given."""
+        if self._transport is not None and not self._closing:
+            self._transport.write(request)
+
+    def withhold(self, code: str) -> None:
+        """Fail: the request may not be sent."""
+        self._fail(code, "the request was held back")
 
     async def head(self) -> int:
         """Wait for the reply's headers and return its status. Raises `UpstreamError`."""
@@ -171,6 +190,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note the few headers that matter."""
+        if len(name) not in _LENGTHS:
+            return
         lowered = name.lower()
         if lowered == b"content-encoding":
             self._encoded = value.lower() not in (b"", b"identity")
@@ -252,6 +273,7 @@ class Pool:
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._root = parts.path.rstrip("/").removesuffix("/v1")
+        self._heads: dict[str, bytes] = {}
         headers = {
             "host": parts.netloc,
             "content-type": "application/json",
@@ -277,14 +299,11 @@ class Pool:
 
     def request(self, path: str, body: bytes, headers: bytes = b"") -> bytes:
         """Return the bytes of one POST."""
-        return b"POST %b%b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
-            self._root.encode(),
-            path.encode(),
-            self._head,
-            headers,
-            len(body),
-            body,
-        )
+        head = self._heads.get(path)
+        if head is None:
+            start = f"POST {self._root}{path} HTTP/1.1\r\n".encode()
+            head = self._heads[path] = start + self._head
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body)
 
     async def open(self) -> Connection:
         """Take an idle connection or make one. Raises `UpstreamError`."""
