@@ -38,6 +38,18 @@ def test_memory_is_bounded_by_what_still_counts() -> None:
     assert limiter.open_count == 0
 
 
+def test_an_address_that_asks_once_is_not_kept_for_the_window() -> None:
+    limiter = Memory()
+    minute = Limit.rolling("minute", "requests", 600, 60 * SECOND)  # one request drains in 0.2 s
+    highest = 0
+    for number in range(30_000):
+        now = START + number * 1000
+        limiter.reserve_now(name(number), [Demand(Scope("address", str(number)), minute)], now)
+        limiter.settle_now(name(number), {"requests": 1}, now)
+        highest = max(highest, limiter.cell_count)
+    assert highest < 5_000
+
+
 def test_only_cells_that_are_fully_drained_are_dropped() -> None:
     limiter = Memory()
     generator = random.Random(7)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SLOT_BITS = 20  # cells are looked at for eviction in slots of about a second
+_FIRST_LOOK_US = 2 * 10**6  # after that a cell is looked at when it would be drained
 _SETTLED_KEPT = 8192  # at least how many settled reservations are still told from unknown ones
 
 
@@ -288,7 +289,8 @@ class Memory:
         cell: Cell = CELLS[limit.kind](limit, now_us)
         self._cells[key] = cell
         life_us = limit.capacity // limit.drain if limit.drain else limit.window_us
-        self._look_at(key, now_us, now_us + (life_us or DAY_US))
+        # Soon: a request from an address that asks once drains long before the window is over.
+        self._look_at(key, now_us, now_us + min(life_us or _FIRST_LOOK_US, _FIRST_LOOK_US))
         return cell
 
     def _look_at(self, key: tuple[Scope, str], now_us: int, due_us: int) -> None:
