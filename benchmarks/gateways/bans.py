@@ -175,7 +175,7 @@ async def bans(folder: Path, shared: dict[str, Any], count: int) -> list[tuple[f
 def measure(run: Part) -> None:
     """Ban, and tell the largest."""
     os.sched_setaffinity(0, {rig.LOADING})
-    with servers(run.folder / "redis") as shared:
+    with servers(run.folder / "redis") as (shared, _):
         found = asyncio.run(bans(run.folder, shared, 4 if run.smoke else BANS))
     ends = [end for _, end in found]
     print(f"{len(found)} bans: median {statistics.median(ends):.0f} ms, largest {max(ends):.0f} ms")

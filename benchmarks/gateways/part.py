@@ -153,8 +153,8 @@ def processes(paths: Sequence[Path], *, core: int) -> Iterator[list[tuple[int, i
 
 
 @contextlib.contextmanager
-def servers(folder: Path) -> Iterator[dict[str, str]]:
-    """Run one Redis and one PostgreSQL; yields the settings that name them."""
+def servers(folder: Path) -> Iterator[tuple[dict[str, str], list[int]]]:
+    """Run one Redis and one PostgreSQL; yields the settings that name them, and pids."""
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
         redis = RedisServer(folder)
@@ -162,7 +162,8 @@ def servers(folder: Path) -> Iterator[dict[str, str]]:
         postgres = PostgresServer()
         stack.callback(postgres.remove)
         os.environ[STORE] = postgres.url
-        yield {"limits": redis.url, "accounts_env": STORE}
+        settings = {"limits": redis.url, "accounts_env": STORE}
+        yield settings, [redis.process.pid, postgres.process.pid]
 
 
 def as_caps(caps: tuple[Any, ...], **factors: int) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def measure(run: Part) -> None:
     rounds, seconds, accounts = (2, 1, 20) if run.smoke else (ROUNDS, SECONDS, ACCOUNTS)
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(rig.nginx(run.folder))
-        shared = stack.enter_context(servers(run.folder / "redis"))
+        shared, pids = stack.enter_context(servers(run.folder / "redis"))
         names = ["shared"] * PROCESSES + [f"embedded-{n}" for n in range(PROCESSES)]
         paths, keys = [], []
         for name in dict.fromkeys(names):
@@ -62,18 +62,25 @@ def measure(run: Part) -> None:
         running = stack.enter_context(processes(paths, core=rig.MEASURED))
         ports = [port for port, _ in running]
         rates: dict[str, list[float]] = {"shared": [], "embedded": []}
+        costs = []  # microseconds of Redis and of PostgreSQL a request
         for number in range(rounds + 1):
             for kind, first in (("shared", 0), ("embedded", PROCESSES)):
                 these = slice(first, first + PROCESSES)
+                before = [rig.cpu_s([pid]) for pid in pids]
                 rate = loaded(run.folder, ports[these], keys[these], seconds)
+                spent = [rig.cpu_s([pid]) - at for pid, at in zip(pids, before, strict=True)]
                 if number:  # the first one warms up
                     rates[kind].append(rate)
+                    if kind == "shared":
+                        costs.append([1e6 * one / (rate * seconds) for one in spent])
     ratios = [a / b for a, b in zip(rates["shared"], rates["embedded"], strict=True)]
     mean = statistics.fmean(ratios)
     half = float(scipy.stats.t.ppf(0.975, len(ratios) - 1)) * statistics.stdev(ratios)
     half /= len(ratios) ** 0.5
     for kind, seen in rates.items():
         print(f"{kind}: {statistics.median(seen):.0f} requests/s")
+    redis_us, postgres_us = (statistics.median(each) for each in zip(*costs, strict=True))
+    print(f"a shared request takes {redis_us:.0f} us of Redis, {postgres_us:.0f} us of PostgreSQL")
     run.tell(
         "redis_postgres_rps_over_embedded",
         mean,
