@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Serve = Callable[["Request"], Coroutine[Any, Any, None]]
 
 _HELD_BYTES = 64 * 1024  # of a body that nobody has asked for yet
+_FRAMING = 8  # bytes of chunk sizes a byte of body may come with: five where each is a chunk
 _STATUS = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
@@ -143,6 +144,11 @@ class Request:
         """Close the connection at once."""
         self._connection.abort()
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of the body came."""
+        return self._held
+
     def take(self, data: bytes) -> None:
         """Hold more of the body."""
         self._parts.append(data)
@@ -189,6 +195,7 @@ class Connection(asyncio.Protocol):
         self.writable: asyncio.Future[None] | None = None  # set while the client does not read
         self._server = server
         self._heading_bytes = 0
+        self._body_bytes = 0  # as they came: chunk sizes and trailers counted
         self._waiting: deque[Request] = deque()
         self._latest: Request | None = None
         self._url = b""
@@ -213,6 +220,8 @@ class Connection(asyncio.Protocol):
         """Parse; whatever is no HTTP/1.1 ends the connection."""
         if self.heading_since:
             self._heading_bytes += len(data)
+        else:
+            self._body_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -224,6 +233,11 @@ class Connection(asyncio.Protocol):
             return
         if self.heading_since and self._heading_bytes > self._server.header_bytes:
             self.close()
+        elif self._latest is not None and not self._latest.complete:
+            # Trailers and chunk extensions are bounded too: the parser holds a line until it ends.
+            allowed = self._server.header_bytes + _FRAMING * self._latest.held_bytes
+            if self._body_bytes > allowed:
+                self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell whoever waits for the client."""
@@ -262,7 +276,9 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Take a header; trailers are not headers, and nothing here asks for one."""
+        if not self.heading_since:
+            return
         name = name.lower()
         self._headers.append((name, value))
         if name == b"expect" and value.lower() == b"100-continue":
@@ -271,6 +287,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The headers are whole: the request can be looked at."""
         self.heading_since = 0.0
+        self._body_bytes = 0
         parser = self._parser
         request = self._latest = Request(
             self,

@@ -1,0 +1,252 @@
+"""The clients' side of HTTP: what is a request, where it ends, and what bounds it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stillhouse.gateway.http import ClientGoneError, Request, Server, TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+HEADER_BYTES = 2_000
+MOST_BYTES = 10_000
+
+
+class Seen:
+    """The requests that were served, and a server that answers each with its path and length."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.bodies: list[bytes | str] = []
+
+    async def serve(self, request: Request) -> None:
+        self.requests.append(request)
+        if request.path == "/unread":
+            request.respond(403, b"", b"no")
+            return
+        try:
+            body = await request.body(MOST_BYTES)
+        except TooLargeError:
+            self.bodies.append("too large")
+            request.respond(413, b"", b"large")
+            return
+        except ClientGoneError:
+            self.bodies.append("gone")
+            return
+        self.bodies.append(body)
+        if request.path == "/stream":
+            request.begin(200, b"")
+            request.write(b"one")
+            request.end(b"two")
+            return
+        request.respond(200, b"", b"%s %d" % (request.path.encode(), len(body)))
+
+
+@contextlib.asynccontextmanager
+async def listening(seen: Seen) -> AsyncIterator[tuple[Server, int]]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = Server(seen.serve, header_bytes=HEADER_BYTES)
+    await server.open(listener)
+    try:
+        yield server, listener.getsockname()[1]
+    finally:
+        await server.close(0)
+
+
+def exchange(*pieces: bytes, seen: Seen | None = None, until_closed: bool = True) -> bytes:
+    """Send the pieces one by one, each read on its own; return all that came back."""
+    seen = seen or Seen()
+
+    async def run() -> bytes:
+        async with listening(seen) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            got = b""
+            for piece in pieces:
+                writer.write(piece)
+                with contextlib.suppress(ConnectionError):
+                    await writer.drain()
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            if until_closed:
+                with contextlib.suppress(ConnectionError):
+                    got = await asyncio.wait_for(reader.read(), 10)
+            else:
+                got = await asyncio.wait_for(reader.read(100_000), 10)
+            writer.close()
+            return got
+
+    return asyncio.run(run())
+
+
+POST = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+
+
+def test_a_request_is_the_same_wherever_it_is_split() -> None:
+    whole = exchange(POST)
+    assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert whole.endswith(b"/a 5")
+    for split in range(1, len(POST), 7):
+        assert exchange(POST[:split], POST[split:]) == whole
+
+
+def test_pipelined_requests_are_answered_in_their_order() -> None:
+    keep = POST.replace(b"Connection: close\r\n", b"")
+    got = exchange(keep + keep.replace(b"/a", b"/b") + POST.replace(b"/a", b"/c"))
+    places = [got.index(b"/%b 5" % name) for name in (b"a", b"b", b"c")]
+    assert places == sorted(places)
+    assert got.count(b"HTTP/1.1 200 OK") == 3
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+        b"Content-Length: 5\r\nContent-Length: 6",
+        b"Content-Length: +5",
+        b"Content-Length: 5, 5",
+        b"Transfer-Encoding: chunked, identity",
+        b"Transfer-Encoding : chunked",
+        b"Content-Length : 5",
+        b"X: a\r\n folded",
+        b"X: a\nY: b",
+        b"X: a\x00b",
+    ],
+)
+def test_two_readings_of_where_a_request_ends_are_refused(head: bytes) -> None:
+    seen = Seen()
+    got = exchange(
+        b"POST /a HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n0\r\n\r\nGET /inner HTTP/1.1\r\n\r\n",
+        seen=seen,
+    )
+    assert all(request.path != "/inner" for request in seen.requests)
+    assert b"200 OK" not in got
+
+
+def test_chunks_are_joined_and_trailers_are_not_headers() -> None:
+    seen = Seen()
+    got = exchange(
+        b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        b"3\r\nhel\r\n2\r\nlo\r\n0\r\nAuthorization: Bearer stolen\r\n\r\n",
+        seen=seen,
+    )
+    assert got.endswith(b"/a 5")
+    assert [name for name, _ in seen.requests[0].headers] == [
+        b"host",
+        b"transfer-encoding",
+        b"connection",
+    ]
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"0\r\nTrailer: " + b"x" * 40_000, b"0\r\n" + b"T: x\r\n" * 8_000, b"1;" + b"e" * 40_000],
+    ids=["a line", "lines", "an extension"],
+)
+def test_what_follows_the_headers_is_bounded(endless: bytes) -> None:
+    seen = Seen()
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    pieces = [endless[i : i + 1_000] for i in range(0, len(endless), 1_000)]
+    assert exchange(head, *pieces, seen=seen) == b""  # closed, though the client would go on
+    assert seen.bodies == ["gone"]
+
+
+def test_a_body_of_one_byte_chunks_is_within_the_bound() -> None:
+    head = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    body = b"1\r\nx\r\n" * 4_000
+    pieces = [body[i : i + 1_000] for i in range(0, len(body), 1_000)]
+    assert exchange(head, *pieces, b"0\r\n\r\n").endswith(b"/a 4000")
+
+
+def test_headers_are_bounded() -> None:
+    line = b"X: " + b"x" * 500 + b"\r\n"
+    assert exchange(b"GET /a HTTP/1.1\r\n", *[line] * 10) == b""
+
+
+def test_a_body_that_is_too_large_is_refused_and_the_connection_closed() -> None:
+    seen = Seen()
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n"
+    got = exchange(head, b"x" * 15_000, seen=seen)
+    assert got.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in got
+
+
+def test_what_follows_a_body_that_was_not_read_is_no_request() -> None:
+    seen = Seen()
+    got = exchange(
+        b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
+        b"GET /inner HTTP/1.1\r\nHost: x\r\n\r\n",
+        seen=seen,
+    )
+    assert got.startswith(b"HTTP/1.1 403")
+    assert [request.path for request in seen.requests] == ["/unread"]
+
+
+def test_a_client_that_expects_is_told_to_continue_only_when_its_body_is_wanted() -> None:
+    head = (
+        b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    wanted = exchange(b"POST /a" + head, b"hello")
+    assert wanted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+    unwanted = exchange(b"POST /unread" + head)
+    assert unwanted.startswith(b"HTTP/1.1 403")
+
+
+def test_an_old_client_gets_a_stream_without_chunks() -> None:
+    got = exchange(b"POST /stream HTTP/1.0\r\nContent-Length: 0\r\n\r\n")
+    assert got.endswith(b"\r\n\r\nonetwo")
+    assert b"chunked" not in got
+    assert exchange(
+        b"POST /stream HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    ).endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+
+
+def test_another_protocol_is_not_taken_up() -> None:
+    seen = Seen()
+    got = exchange(
+        b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        b"GET /inner HTTP/1.1\r\nHost: x\r\n\r\n",
+        seen=seen,
+    )
+    assert b"101" not in got.partition(b"\r\n")[0]
+    assert [request.path for request in seen.requests] == ["/a"]
+
+
+def close_idle(since: Callable[[object], None], first: bytes) -> bytes:
+    async def run() -> bytes:
+        async with listening(Seen()) as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(first)
+            while not server.connections:
+                await asyncio.sleep(0)
+            got = await reader.readuntil(b"/a 0") if first.endswith(b"\r\n\r\n") else b""
+            server.watch(30.0)
+            assert server.connections, "closed too early"
+            for connection in server.connections:
+                since(connection)
+            server.watch(30.0)
+            with contextlib.suppress(ConnectionError):  # it may close with bytes unread
+                got += await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            return got
+
+    return asyncio.run(run())
+
+
+def test_connections_that_dawdle_are_closed() -> None:
+    def heading(connection: object) -> None:
+        connection.heading_since -= 31  # type: ignore[attr-defined]
+
+    def idle(connection: object) -> None:
+        connection.idle_since -= 76  # type: ignore[attr-defined]
+
+    assert close_idle(heading, b"GET /a HT") == b""
+    assert close_idle(idle, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"/a 0")
