@@ -18,6 +18,8 @@ from stillhouse.cli.exits import MEANINGS, Exit
 from stillhouse.cli.gateway import gateway
 from stillhouse.cli.init import init
 from stillhouse.cli.judge import judge
+from stillhouse.cli.probe import probe
+from stillhouse.cli.probe import probe
 from stillhouse.exchanges import InputError
 
 __all__ = ["Exit", "command", "main"]
@@ -40,7 +42,7 @@ def command() -> None:
     """
 
 
-for verb in (init, distill, judge, gateway, accounts, doctor):
+for verb in (init, distill, judge, gateway, probe, accounts, doctor):
     command.add_command(verb)
 
 

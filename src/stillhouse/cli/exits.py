@@ -28,7 +28,7 @@ MEANINGS = {
     Exit.TERMS: "the teacher's terms do not permit it, or are not known to",
     Exit.BUDGET: "a cap was reached; raise it and run the same command to go on",
     Exit.TEACHER: "the teacher failed, or changed during the run",
-    Exit.CHECK: "a check on the data failed: contamination, or the wrong task for this teacher",
+    Exit.CHECK: "a check failed: contamination, the wrong task for this teacher, or a probe leaked",
     Exit.VERDICT: "the verdict is not the one that --require asked for",
     Exit.INTERRUPTED: "stopped by Ctrl-C; run the same command to go on",
 }
