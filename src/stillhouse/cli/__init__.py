@@ -19,13 +19,11 @@ from stillhouse.cli.gateway import gateway
 from stillhouse.cli.init import init
 from stillhouse.cli.judge import judge
 from stillhouse.cli.probe import probe
-from stillhouse.cli.probe import probe
 from stillhouse.exchanges import InputError
 
 __all__ = ["Exit", "command", "main"]
 
 EXIT_CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
-
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -41,10 +39,8 @@ def command() -> None:
       stillhouse distill my-task/recipe.yaml
     """
 
-
 for verb in (init, distill, judge, gateway, probe, accounts, doctor):
     command.add_command(verb)
-
 
 def main() -> None:
     """Run the command line and leave with a documented exit code."""
