@@ -25,6 +25,7 @@ __all__ = ["Exit", "command", "main"]
 
 EXIT_CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nExit codes:\n" + EXIT_CODES,
@@ -39,8 +40,10 @@ def command() -> None:
       stillhouse distill my-task/recipe.yaml
     """
 
+
 for verb in (init, distill, judge, gateway, probe, accounts, doctor):
     command.add_command(verb)
+
 
 def main() -> None:
     """Run the command line and leave with a documented exit code."""
