@@ -14,7 +14,17 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.limits.machine import SETTINGS, Machine
 
-from stillhouse.limits import Demand, Memory, Reserved, Settled, cells, memory
+from stillhouse.limits import (
+    Binding,
+    Demand,
+    Limit,
+    Memory,
+    Reserved,
+    Scope,
+    Settled,
+    cells,
+    memory,
+)
 
 
 class InMemory:
@@ -61,6 +71,54 @@ class Durable(InMemory):
         shutil.rmtree(self.folder)
 
 
+IDLE = (Scope("key", "never"), Limit.rolling("idle", "requests", 4, 10**6))
+
+
+class Bound(Memory):
+    """Has most of every reservation made through bindings that are kept, as the gateway does."""
+
+    def __init__(self, **options: Any):
+        self.bindings: dict[Any, Binding] = {}
+        super().__init__(**options)
+
+    def reserve_now(self, name: bytes, demands: Sequence[Demand], now_us: int) -> Any:
+        bound = [d for index, d in enumerate(demands) if d.cost and index % 4 < 3]
+        more = [d for d in demands if d not in bound]
+        rows = (*((d.scope, d.limit) for d in bound), IDLE)
+        binding = self.bindings.setdefault(rows, Binding(rows))
+        item = next((d.item for d in bound if d.item), b"")
+        found = self.reserve_bound(name, binding, [*(d.cost for d in bound), 0], item, more, now_us)
+        if isinstance(found, Reserved):
+            # In the order of the demands, which the reference keeps.
+            order = {(d.scope, d.limit): place for place, d in enumerate(demands)}
+            place = {(scope, limit): demand for scope, limit, *demand in demands}
+            would = sorted(found.would_refuse, key=lambda d: order[d.scope, d.limit])
+            readings = [
+                reading._replace(demand=Demand(*key, *place[key]))
+                for reading in sorted(found.readings, key=lambda r: order[r.demand[:2]])
+                for key in (reading.demand[:2],)
+            ]
+            found = found._replace(would_refuse=tuple(would), readings=tuple(readings))
+        return found
+
+
+class DurableBound(Durable):
+    """The same on a folder, its lines held back until the call is over."""
+
+    def begin(self) -> None:
+        InMemory.begin(self)
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        super().__init__(lambda: Bound(folder=self.folder, hold=True))
+
+    def call(self, work: Coroutine[Any, Any, Any], now: int) -> Any:
+        found = super().call(work, now)
+        assert self.limiter.write_reserved() is None
+        assert self.limiter.write_settled() is None
+        return found
+
+
 def run(factory: Callable[[], Any], options: settings, *, safety_alone: bool = False) -> None:
     own = {"subject_factory": staticmethod(factory), "safety_alone": safety_alone}
     made = type("Made", (Machine,), own)
@@ -73,6 +131,14 @@ def test_memory_decides_as_the_reference() -> None:
 
 def test_durable_memory_decides_as_the_reference_through_restarts() -> None:
     run(Durable, settings(SETTINGS, max_examples=25, stateful_step_count=30))
+
+
+def test_bindings_decide_as_the_reference() -> None:
+    run(lambda: InMemory(Bound), settings(SETTINGS, max_examples=80, stateful_step_count=40))
+
+
+def test_bindings_decide_as_the_reference_through_restarts() -> None:
+    run(DurableBound, settings(SETTINGS, max_examples=20, stateful_step_count=30))
 
 
 class BurstOfTheLimit(cells.RollingCell):
@@ -132,7 +198,14 @@ class CheckThenIncrement(Memory):
             cell.fits(0, demand.item, self._now_us)
             cell.take(demand.cost, demand.item, self._mark, self._now_us)
             found.append(cell)
-        self._open[name] = memory._Open(self._now_us, self._mark, demands, found)
+        self._open[name] = memory.Reservation(
+            self._now_us,
+            self._mark,
+            [d.limit for d in demands],
+            [d.cost for d in demands],
+            found,
+            demands,
+        )
         return Reserved(self._now_us, (), ())
 
 

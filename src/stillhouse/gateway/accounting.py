@@ -14,8 +14,7 @@ from stillhouse.gateway.refusals import RefusedError
 from stillhouse.limits import Exceeded, Memory, Reserved, Settled, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from stillhouse.gateway.admission import Claim
     from stillhouse.gateway.commit import Commit
     from stillhouse.gateway.config import Model
     from stillhouse.gateway.ledger import Ledger
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from stillhouse.gateway.recorder import Recorder
     from stillhouse.gateway.tokens import Used
     from stillhouse.gateway.turn import Turn
-    from stillhouse.limits import Demand, Limiter, SteadyClock
+    from stillhouse.limits import Limiter, SteadyClock
 
 _FREE = {"requests": 0, "prompts": 0, "input_tokens": 0, "output_tokens": 0, "money": 0}
 
@@ -52,7 +51,7 @@ class Accounting:
         self._metrics = metrics
         self._log = log
 
-    async def open(self, turn: Turn, demands: Sequence[Demand]) -> Reserved:
+    async def open(self, turn: Turn, claim: Claim) -> Reserved:
         """Reserve over every scope and take down the intent. Raises `RefusedError`.
 
         `turn` is identified, its request read and bounded. The upstream is asked through
@@ -60,9 +59,9 @@ class Accounting:
         """
         now_us = self._clock.now_us()
         if self._memory is not None:
-            found = self._memory.reserve_now(turn.id, demands, now_us)
+            found = self._memory.reserve_bound(turn.id, *claim, now_us)
         else:
-            found = await self._limiter.reserve(turn.id, demands, now_us)
+            found = await self._limiter.reserve(turn.id, claim.demands, now_us)
         if isinstance(found, Exceeded):
             limit = found.demand.limit
             code = refusal_of(limit, public=found.public, ever=found.retry_after_us is not None)

@@ -150,7 +150,7 @@ class Gateway:
         if isinstance(admitted, Refuse):
             raise RefusedError(admitted.code)
         turn.deadline = turn.started + offering.timeouts.total_s
-        reserved = await self._books.open(turn, admitted.demands)
+        reserved = await self._books.open(turn, admitted.claim)
         try:
             rebuilder = turn.rebuilder = ReplyRebuilder(
                 asked, reply_id=turn.id.hex(), created_s=now_us // 1_000_000

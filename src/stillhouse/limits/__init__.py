@@ -9,6 +9,7 @@ Refused here: windows that begin at a clock tick, bursts of the whole limit, ref
 drained, refunds for missing usage, local clocks, and serving anything while the state is not known.
 """
 
+from stillhouse.limits.binding import Binding
 from stillhouse.limits.clock import SteadyClock
 from stillhouse.limits.ledger import Ledger
 from stillhouse.limits.limit import PUBLIC_SCOPES, SCOPES, Demand, Limit, Scope
@@ -29,6 +30,7 @@ from stillhouse.limits.shared import Shared
 __all__ = [
     "PUBLIC_SCOPES",
     "SCOPES",
+    "Binding",
     "Demand",
     "Exceeded",
     "Ledger",

@@ -97,6 +97,10 @@ class RollingCell:
             self.marks = [mark]
             self.lows = [self.level]
             return
+        self.stack(marks, before, mark)
+
+    def stack(self, marks: list[int], before: int, mark: int) -> None:
+        """Put the newest reservation on the stack; the level was `before` it."""
         lows = self.lows
         if lows[-1] >= before:
             self._touch(marks, before)
@@ -123,8 +127,12 @@ class RollingCell:
                 self._refund(marks, difference, mark)
         self.open -= 1
         if not self.open:
-            self.marks = None
-            self.lows = _NONE
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Forget the lows: no reservation is open."""
+        self.marks = None
+        self.lows = _NONE
 
     def _refund(self, marks: list[int], difference: int, mark: int) -> None:
         lows = self.lows

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from stillhouse.limits.binding import Binding
+
 _HEADER = {"ledger": 1}
 _EVENTS = "events-*.journal"
 
@@ -67,6 +69,7 @@ class Ledger:
         self._lock = RunLock(folder)
         self._lock.__enter__()
         self._hold = hold
+        self._bindings = 0
         self._reserved: list[bytes] = []
         self._settled: list[bytes] = []
         # By identity (the limit is kept, so it stays its own): hashing one costs a microsecond.
@@ -84,19 +87,32 @@ class Ledger:
 
     def reserved(self, reservation_id: bytes, at_us: int | None, demands: Sequence[Demand]) -> None:
         """Write that this is about to be admitted (at `at_us`, where that is known)."""
-        known = self._known
-        rows = []
-        for scope, limit, cost, item in demands:
-            introduced = known.get(id(limit)) or self._introduce(limit)
-            row: list[Any] = [introduced[0], scope[0], scope[1], cost]
-            if item:
-                row.append(item.hex())
-            rows.append(row)
-        line = encode_record({"r": reservation_id.hex(), "t": at_us, "d": rows})
-        if self._hold:
-            self._reserved.append(line)
-        else:
-            self._journal.append_encoded((line,))
+        record = {"r": reservation_id.hex(), "t": at_us, "d": self._rows(demands)}
+        self._put(encode_record(record), self._reserved)
+
+    def reserved_bound(
+        self,
+        reservation_id: bytes,
+        at_us: int,
+        binding: Binding,
+        costs: Sequence[int],
+        item: bytes,
+        more: Sequence[Demand],
+    ) -> None:
+        """`reserved` for `binding.demands(costs, item)` and `more`; its rows are written once."""
+        if binding.journal is not self._journal:
+            self._introduce_binding(binding)
+        record: dict[str, Any] = {
+            "r": reservation_id.hex(),
+            "t": at_us,
+            "p": binding.number,
+            "c": costs,
+        }
+        if item:
+            record["i"] = item.hex()
+        if more:
+            record["d"] = self._rows(more)
+        self._put(encode_record(record), self._reserved)
 
     def settled(
         self,
@@ -109,11 +125,7 @@ class Ledger:
         record = {"s": reservation_id.hex(), "t": settled_us, "u": used}
         if at_us is not None:
             record["a"] = at_us
-        line = encode_record(record)
-        if self._hold:
-            self._settled.append(line)
-        else:
-            self._journal.append_encoded((line,))
+        self._put(encode_record(record), self._settled)
 
     def write_reserved(self) -> str | None:
         """Write the reservations that wait; says why they could not be, and then forgets them."""
@@ -195,6 +207,30 @@ class Ledger:
         self._known = {}
         return _journal(self.folder / f"events-{number:08d}.journal")
 
+    def _put(self, line: bytes, waiting: list[bytes]) -> None:
+        if self._hold:
+            waiting.append(line)
+        else:
+            self._journal.append_encoded((line,))
+
+    def _rows(self, demands: Sequence[Demand]) -> list[list[Any]]:
+        known = self._known
+        rows = []
+        for scope, limit, cost, item in demands:
+            introduced = known.get(id(limit)) or self._introduce(limit)
+            row: list[Any] = [introduced[0], scope[0], scope[1], cost]
+            if item:
+                row.append(item.hex())
+            rows.append(row)
+        return rows
+
+    def _introduce_binding(self, binding: Binding) -> None:
+        rows = [row[:3] for row in self._rows([Demand(*row) for row in binding.rows])]
+        self._bindings += 1
+        binding.number = self._bindings
+        self._journal.append({"p": binding.number, "rows": rows})
+        binding.journal = self._journal
+
     def _introduce(self, limit: Limit) -> tuple[int, Limit]:
         number = len(self._known)
         self._journal.append({"l": number, "limit": _encode(limit)})
@@ -206,16 +242,28 @@ def read_events(path: Path) -> Iterator[Intent | Outcome]:
     """Read one file of events, also while its process writes to it."""
     limits: dict[int, Limit] = {}
     scopes: dict[tuple[str, str], Scope] = {}
+    bindings: dict[int, list[tuple[Scope, Limit]]] = {}
     for record in iterate_journal(path):
         if "r" in record:
             demands = []
-            for number, kind, name, cost, *item in record["d"]:
+            if "p" in record:
+                digest = bytes.fromhex(record.get("i", ""))
+                for (scope, limit), cost in zip(bindings[record["p"]], record["c"], strict=True):
+                    if cost:
+                        own = digest if limit.kind == "distinct" else b""
+                        demands.append(Demand(scope, limit, cost, own))
+            for number, kind, name, cost, *item in record.get("d", ()):
                 scope = scopes.setdefault((kind, name), Scope(kind, name))
                 digest = bytes.fromhex(item[0]) if item else b""
                 demands.append(Demand(scope, limits[number], cost, digest))
             yield Intent(bytes.fromhex(record["r"]), record["t"], tuple(demands))
         elif "s" in record:
             yield Outcome(bytes.fromhex(record["s"]), record["t"], record.get("a"), record["u"])
+        elif "rows" in record:
+            bindings[record["p"]] = [
+                (scopes.setdefault((kind, name), Scope(kind, name)), limits[number])
+                for number, kind, name in record["rows"]
+            ]
         else:
             limits[record["l"]] = _decode(record["limit"])
 

@@ -7,14 +7,14 @@ charged at its reservation. A second process on the folder is refused. Not for s
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stillhouse.exchanges import InputError
 from stillhouse.limits.cells import CELLS, DAY_US, FOREVER_US, Cell, RollingCell
 from stillhouse.limits.ledger import CellState, Intent, Ledger, Outcome
-from stillhouse.limits.limit import PUBLIC_SCOPES, Demand, Limit, Scope
+from stillhouse.limits.limit import LEVEL_MAX, Demand, Limit, Scope
+from stillhouse.limits.reservation import SETTLED, Reservation, settle, take, told
 from stillhouse.limits.results import (
-    HEADER_UNITS,
     Exceeded,
     Reading,
     Reserved,
@@ -28,16 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from stillhouse.limits.binding import Binding
+
 _SLOT_BITS = 20  # cells are looked at for eviction in slots of about a second
 _FIRST_LOOK_US = 2 * 10**6  # after that a cell is looked at when it would be drained
+_NUMEROUS = frozenset({"address", "end_user"})  # scopes whose number the clients choose
 _SETTLED_KEPT = 8192  # at least how many settled reservations are still told from unknown ones
 
 
-class _Open(NamedTuple):
-    at_us: int
-    mark: int
-    demands: Sequence[Demand]
-    cells: list[Cell | None]  # None: a shadow limit that would have refused
+_Found = tuple[list[Cell | None], list[tuple[Demand, int | None]], tuple[Demand, ...]]
 
 
 class Memory:
@@ -54,7 +53,7 @@ class Memory:
     ):
         self._cells: dict[tuple[Scope, str], Cell] = {}
         self._cells_max = cells_max
-        self._open: dict[bytes, _Open] = {}
+        self._open: dict[bytes, Reservation] = {}
         self._settled: set[bytes] = set()
         self._settled_before: set[bytes] = set()
         self._now_us = 0
@@ -79,15 +78,168 @@ class Memory:
 
         `demands` is kept until the settlement: do not change it.
         """
-        if now_us < self._now_us:
-            now_us = self._now_us
-        else:
-            self._now_us = now_us
-        if now_us >= self._sweep_us:
-            self._sweep(now_us, 2 * len(demands) + 8)
+        now_us = self._pass(now_us, 2 * len(demands) + 8)
         if self._known_id(reservation_id):
             return Unavailable("this reservation id was used before")
         self._mark = mark = self._mark + 1
+        found = self._find(demands, mark, now_us)
+        if isinstance(found, Unavailable):
+            return found
+        cells, refused, would_refuse = found
+        if refused:
+            return exceeded(demands, refused)
+        if self._ledger is not None:
+            try:
+                charged = demands
+                if would_refuse:
+                    charged = [d for d, cell in zip(demands, cells, strict=True) if cell]
+                self._ledger.reserved(reservation_id, now_us, charged)
+            except InputError as error:
+                return Unavailable(str(error))
+        readings = take(demands, cells, mark, now_us)
+        limits, costs = [d.limit for d in demands], [d.cost for d in demands]
+        self._open[reservation_id] = Reservation(now_us, mark, limits, costs, cells, demands)
+        return Reserved(now_us, tuple(readings), would_refuse)
+
+    def reserve_bound(
+        self,
+        reservation_id: bytes,
+        binding: Binding,
+        costs: Sequence[int],
+        item: bytes,
+        more: Sequence[Demand],
+        now_us: int,
+    ) -> Reserved | Exceeded | Unavailable:
+        """`reserve_now` for `binding.demands(costs, item)` and `more`, at half the price.
+
+        `costs` has one for each row, none negative; no cell of `binding` is in `more`.
+        """
+        now_us = self._pass(now_us, 2 * len(costs) + 8)
+        if self._known_id(reservation_id):
+            return Unavailable("this reservation id was used before")
+        self._mark = mark = self._mark + 1
+        limits = binding.limits
+        cells = binding.cells
+        held = cells.copy()
+        refused: list[tuple[Demand, int | None]] = []
+        would_refuse: tuple[Demand, ...] = ()
+        index = -1
+        for cell, limit, cost in zip(cells, limits, costs, strict=True):
+            index += 1
+            if not cost:
+                held[index] = None
+                continue
+            if cell is None or cell.limit is not limit:  # never looked up, dropped, or changed
+                scope = binding.rows[index][0]
+                if len(self._cells) >= self._cells_max and (scope, limit.cell) not in self._cells:
+                    return Unavailable("too many limits are in use for the memory allowed")
+                cell = held[index] = cells[index] = self._cell(scope, limit)
+            if type(cell) is RollingCell:
+                # As `RollingCell.fits`, written out: nearly all cells are of this kind.
+                level = cell.level
+                passed = now_us - cell.at_us
+                if passed:
+                    level -= passed * limit.drain
+                    cell.level = level = level if level > 0 else 0
+                    cell.at_us = now_us
+                if level + cost * limit.grain <= limit.capacity:
+                    continue
+            elif cell.fits(cost, item, now_us):
+                continue
+            demand = binding.demand(index, cost, item)
+            if limit.shadow:
+                held[index] = None
+                would_refuse += (demand,)
+            else:
+                refused.append((demand, cell.wait_us(cost, now_us)))
+        more_cells: list[Cell | None] = []
+        if more:
+            found = self._find(more, mark, now_us)
+            if isinstance(found, Unavailable):
+                return found
+            more_cells, more_refused, more_shadow = found
+            refused += more_refused
+            would_refuse += more_shadow
+        if refused:
+            return exceeded((*binding.demands(costs, item), *more), refused)
+        if self._ledger is not None:
+            try:
+                if would_refuse:
+                    charged = [
+                        binding.demand(index, cost, item)
+                        for index, (cost, cell) in enumerate(zip(costs, held, strict=True))
+                        if cell
+                    ]
+                    charged += [d for d, cell in zip(more, more_cells, strict=True) if cell]
+                    self._ledger.reserved(reservation_id, now_us, charged)
+                else:
+                    self._ledger.reserved_bound(reservation_id, now_us, binding, costs, item, more)
+            except InputError as error:
+                return Unavailable(str(error))
+        for cell, limit, cost in zip(held, limits, costs, strict=True):
+            if type(cell) is RollingCell:
+                cell.open += 1
+                before = cell.level
+                level = before + cost * limit.grain
+                cell.level = level = level if level < LEVEL_MAX else LEVEL_MAX
+                marks = cell.marks
+                if marks is None:
+                    cell.marks, cell.lows = [mark], [level]
+                else:
+                    cell.stack(marks, before, mark)
+            elif cell is not None:
+                cell.take(cost, item, mark, now_us)
+        readings = [
+            Reading(demand, *cell.reading())
+            for index, demand in binding.shown
+            if (cell := held[index]) is not None
+        ]
+        if more:
+            readings += take(more, more_cells, mark, now_us)
+            limits = (*limits, *[demand[1] for demand in more])
+            costs = (*costs, *[demand[2] for demand in more])
+            held += more_cells
+        self._open[reservation_id] = Reservation(now_us, mark, limits, costs, held, ())
+        return Reserved(now_us, tuple(readings), would_refuse)
+
+    def settle_now(
+        self, reservation_id: bytes, used: Mapping[str, int], now_us: int
+    ) -> Settled | Unknown | Unavailable:
+        """Correct a reservation to what was used; see `Limiter.settle`."""
+        now_us = self._pass(now_us, 0)
+        entry = self._open.get(reservation_id)
+        if entry is None:
+            if self._known_id(reservation_id):
+                return Settled(already=True)
+            return Unknown(reservation_id)
+        failure = None
+        if used and min(used.values()) < 0:
+            raise ValueError(f"use cannot be negative: {dict(used)}")
+        if self._ledger is not None:
+            try:
+                self._ledger.settled(reservation_id, now_us, used)
+            except InputError as error:
+                # As it will be after a restart: charged at the reservation.
+                failure, used = str(error), {}
+        del self._open[reservation_id]
+        if len(self._settled) >= _SETTLED_KEPT:
+            # By generations: to drop a dictionary's oldest key one by one is slow.
+            self._settled_before, self._settled = self._settled, set()
+        self._settled.add(reservation_id)
+        excess = settle(entry, used, now_us)
+        return SETTLED if failure is None and not excess else told(failure, excess)
+
+    def _pass(self, now_us: int, looks: int) -> int:
+        """Go on to a time, never back, with `looks` at cells that may be drained; return it."""
+        if now_us < self._now_us:
+            return self._now_us
+        self._now_us = now_us
+        if looks and now_us >= self._sweep_us:
+            self._sweep(now_us, looks)
+        return now_us
+
+    def _find(self, demands: Sequence[Demand], mark: int, now_us: int) -> _Found | Unavailable:
+        """Return the cell of each demand, what refuses, and what would."""
         known = self._cells
         cells: list[Cell | None] = []
         refused: list[tuple[Demand, int | None]] = []
@@ -122,56 +274,7 @@ class Memory:
                 would_refuse += (demand,)
             else:
                 refused.append((demand, cell.wait_us(cost, now_us)))
-        if refused:
-            return exceeded(demands, refused)
-        if self._ledger is not None:
-            try:
-                charged = demands
-                if would_refuse:
-                    charged = [d for d, cell in zip(demands, cells, strict=True) if cell]
-                self._ledger.reserved(reservation_id, now_us, charged)
-            except InputError as error:
-                return Unavailable(str(error))
-        readings = []
-        for demand, cell in zip(demands, cells, strict=True):
-            if cell is None:
-                continue
-            scope, limit, cost, item = demand
-            cell.take(cost, item, mark, now_us)
-            if limit.unit in HEADER_UNITS and scope[0] in PUBLIC_SCOPES:
-                readings.append(Reading(demand, *cell.reading()))
-        self._open[reservation_id] = _Open(now_us, mark, demands, cells)
-        return Reserved(now_us, tuple(readings), would_refuse)
-
-    def settle_now(
-        self, reservation_id: bytes, used: Mapping[str, int], now_us: int
-    ) -> Settled | Unknown | Unavailable:
-        """Correct a reservation to what was used; see `Limiter.settle`."""
-        if now_us < self._now_us:
-            now_us = self._now_us
-        else:
-            self._now_us = now_us
-        entry = self._open.get(reservation_id)
-        if entry is None:
-            if self._known_id(reservation_id):
-                return Settled(already=True)
-            return Unknown(reservation_id)
-        failure = None
-        if used and min(used.values()) < 0:
-            raise ValueError(f"use cannot be negative: {dict(used)}")
-        if self._ledger is not None:
-            try:
-                self._ledger.settled(reservation_id, now_us, used)
-            except InputError as error:
-                # As it will be after a restart: charged at the reservation.
-                failure, used = str(error), {}
-        del self._open[reservation_id]
-        if len(self._settled) >= _SETTLED_KEPT:
-            # By generations: to drop a dictionary's oldest key one by one is slow.
-            self._settled_before, self._settled = self._settled, set()
-        self._settled.add(reservation_id)
-        excess = _settle(entry, used, now_us)
-        return _SETTLED if failure is None and not excess else _told(failure, excess)
+        return cells, refused, would_refuse
 
     def _known_id(self, reservation_id: bytes) -> bool:
         return (
@@ -248,7 +351,10 @@ class Memory:
             cell.fits(cost, item, self._now_us)
             cell.take(cost, item, self._mark, self._now_us)
             cells.append(cell)
-        self._open[reservation_id] = _Open(self._now_us, self._mark, demands, cells)
+        limits, costs = [d.limit for d in demands], [d.cost for d in demands]
+        self._open[reservation_id] = Reservation(
+            self._now_us, self._mark, limits, costs, cells, demands
+        )
         return self._mark
 
     @property
@@ -282,6 +388,7 @@ class Memory:
             return self._add(scope, limit, self._now_us)
         if cell.limit != limit:
             cell.adopt(limit)
+        cell.limit = limit  # an equal one may be another object: the same from now on
         return cell
 
     def _add(self, scope: Scope, limit: Limit, now_us: int) -> Cell:
@@ -289,8 +396,10 @@ class Memory:
         cell: Cell = CELLS[limit.kind](limit, now_us)
         self._cells[key] = cell
         life_us = limit.capacity // limit.drain if limit.drain else limit.window_us
-        # Soon: a request from an address that asks once drains long before the window is over.
-        self._look_at(key, now_us, now_us + min(life_us or _FIRST_LOOK_US, _FIRST_LOOK_US))
+        if scope.kind in _NUMEROUS:
+            # Soon: what asks once drains long before the window is over.
+            life_us = min(life_us or _FIRST_LOOK_US, _FIRST_LOOK_US)
+        self._look_at(key, now_us, now_us + (life_us or DAY_US))
         return cell
 
     def _look_at(self, key: tuple[Scope, str], now_us: int, due_us: int) -> None:
@@ -315,7 +424,7 @@ class Memory:
                 key = keys.pop()
                 empty_us = self._cells[key].empty_at_us(now_us)
                 if empty_us <= now_us:
-                    del self._cells[key]
+                    self._cells.pop(key).limit = _DROPPED  # bindings look it up again
                 else:
                     self._look_at(key, now_us, empty_us)
             del due[heapq.heappop(slots)]
@@ -331,7 +440,7 @@ class Memory:
             else:
                 self._replay_outcome(event)
         for entry in self._open.values():
-            _settle(entry, {}, self._now_us)
+            settle(entry, {}, self._now_us)
         self._open.clear()
         self._settled.clear()
         ledger.replace(self.dump(), self._now_us)
@@ -340,24 +449,7 @@ class Memory:
         self._now_us = max(self._now_us, event.settled_us)
         entry = self._open.pop(event.reservation_id, None)
         if entry is not None and event.used is not None:
-            _settle(entry, event.used, self._now_us)
+            settle(entry, event.used, self._now_us)
 
 
-def _settle(entry: _Open, used: Mapping[str, int], now_us: int) -> dict[str, int]:
-    """Settle every cell of a reservation; return what was used above it."""
-    excess: dict[str, int] = {}
-    for (_, limit, cost, _), cell in zip(entry.demands, entry.cells, strict=True):
-        if cell is None:
-            continue
-        actual = used.get(limit.unit, cost)
-        cell.settle(cost, actual, entry.mark, entry.at_us, now_us)
-        if actual > cost and limit.kind not in ("concurrency", "distinct"):
-            excess[limit.unit] = max(actual - cost, excess.get(limit.unit, 0))
-    return excess
-
-
-def _told(failure: str | None, excess: dict[str, int]) -> Settled | Unavailable:
-    return Settled(excess=excess) if failure is None else Unavailable(failure)
-
-
-_SETTLED = Settled()
+_DROPPED = Limit.balance("dropped", "nothing", 0)
