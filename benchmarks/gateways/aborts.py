@@ -253,7 +253,8 @@ async def measure_case(folder: Path, case: Case, tokenizer: Path, repeats: int, 
         await asyncio.to_thread(gateway.store.perform, gateway.furnished.operator, tier)
         await asyncio.sleep(0.5)
         body = orjson.loads(client_request(case.surface, "small", stream=True))  # type: ignore[arg-type]
-        if case.surface != "completions" and case.kind == "tools":
+        body["max_output_tokens" if case.surface == "responses" else "max_tokens"] = 500
+        if case.kind == "tools":
             body["tools"] = _tools(case.surface)
         headers = {"authorization": f"Bearer {gateway.key}"}
         url = gateway.url + PATHS[case.surface]  # type: ignore[index]

@@ -8,39 +8,34 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Any
 
 import uvloop
 
-from benchmarks.gateways.pass_through import read_body, serve
 from stillhouse.gateway.config import Timeouts, Upstream
+from stillhouse.gateway.http import Request, Server
+from stillhouse.gateway.serving import bind
 from stillhouse.gateway.upstream import Pool
 
 
-def through(url: str) -> Any:
-    """Return the application."""
+async def serve(port: int, url: str) -> None:
+    """Serve until the process is ended."""
     pool = Pool(Upstream(url=url, most_in_flight=4096), Timeouts(), 2**18, None)
 
-    async def app(_: Any, receive: Any, send: Any) -> None:
-        body = await read_body(receive)
+    async def through(request: Request) -> None:
+        body = await request.body(2**20)
         connection = await pool.open()
         connection.begin(pool.request("/v1/chat/completions", body), time.monotonic() + 60)
-        status = await connection.head()
-        headers = [(b"content-type", b"text/event-stream")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        request.begin(await connection.head(), b"content-type: text/event-stream\r\n")
         while data := await connection.read(60):
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            if not request.write(data):
+                await request.drain()
         connection.release()
-        await send({"type": "http.response.body", "body": b""})
+        request.end(b"")
 
-    return app
-
-
-def main() -> None:
-    """Serve until a signal."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(through(sys.argv[2]), int(sys.argv[1])))
+    await Server(through, header_bytes=2**14).open(bind(f"127.0.0.1:{port}"))
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    main()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(int(sys.argv[1]), sys.argv[2]))
