@@ -50,6 +50,52 @@ def test_prompt_and_reply_meet_at_the_generation_prompt(template: ChatTemplate) 
     assert built.reply_tokens == len(reply) + 1
 
 
+PLAIN = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Q: ' + m['content'] + '\nA:' }}"
+    "{% else %}{{ ' ' + m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+)
+
+
+def trained_on_what_is_rendered(tokenizer: Any) -> None:
+    """The ids are those of the whole conversation, tokenised at once, up to the reply's end."""
+    template = ChatTemplate(tokenizer, [2], "tiny")
+    for reply in ("good", "very good film", "bad\n\n1. was", "na\u00efve"):
+        example = build(template, {"a": Target(reply=reply)}).examples[0]
+        turns = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": reply}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert list(example.ids) == whole[: len(example.ids)]
+        assert example.ids[-1] == 2
+        assert 2 not in example.ids[example.start : -1]
+
+
+def retokenised_with_a_space(
+    self: ChatTemplate, prompt: str, prompt_ids: Any, reply: str, *, complete: bool, name: str
+) -> list[int]:
+    del name
+    whole = self.encode(f"{prompt}{self.reply_prefix}{reply} ")
+    return whole[len(prompt_ids) :] + list(self.end_of_turn_ids) * complete
+
+
+def retokenised_apart(
+    self: ChatTemplate, prompt: str, prompt_ids: Any, reply: str, *, complete: bool, name: str
+) -> list[int]:
+    del prompt, prompt_ids, name
+    return self.encode(reply) + list(self.end_of_turn_ids) * complete
+
+
+@pytest.mark.parametrize("mutant", [None, retokenised_with_a_space, retokenised_apart])
+def test_a_reply_is_tokenised_with_its_prompt_and_ends_where_it_ended(
+    tiny_tokenizer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, mutant: Any
+) -> None:
+    for tokenizer in (tiny_tokenizer(), tiny_tokenizer(PLAIN)):
+        trained_on_what_is_rendered(tokenizer)
+    if mutant is not None:
+        monkeypatch.setattr(ChatTemplate, "reply_ids", mutant)
+        with pytest.raises(AssertionError):
+            trained_on_what_is_rendered(tiny_tokenizer(PLAIN))
+
+
 def test_end_of_turn_is_added_to_finished_replies_only(template: ChatTemplate) -> None:
     targets = {"whole": Target(reply="good"), "cut": Target(reply="good", complete=False)}
     whole, cut = build(template, targets, cut_replies="train").examples
