@@ -52,6 +52,10 @@ def test_a_whole_recipe_is_read_with_defaults_and_nested_parts(tmp_path: Path) -
         ("name: 3\n", 1, "name"),
         ("inner: {}\n", 1, "add name"),
         ("name: x\ninner:\n  words: [1]\n", 3, "inner.words"),
+        ("name: x\ninner:\n  words: [yes, no]\n", 3, "put it in quotes"),
+        ("name: x\n\tfile: y\n", 2, "never by tabs"),
+        ("name: x\n  file: y: z\n", 2, "not YAML: mapping values are not allowed here"),
+        ('{"name": "x"}\n{"name": "y"}\n', 2, "not YAML"),
     ],
 )
 def test_a_mistake_names_its_line_and_repair(
@@ -75,8 +79,11 @@ def test_an_empty_file_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
         parse_yaml(tmp_path / "none.yaml", Outer)
+    (tmp_path / "latin.yaml").write_bytes("name: caf\u00e9".encode("latin-1"))
+    with pytest.raises(InputError, match="it is not UTF-8"):
+        parse_yaml(tmp_path / "latin.yaml", Outer)
 
 
 def test_yaml_tags_cannot_make_objects(tmp_path: Path) -> None:

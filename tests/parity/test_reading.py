@@ -275,6 +275,9 @@ def test_gold_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     spec = DataSpec(path=path, prompt="{t}", gold="g")
     assert "no row has a gold answer in 'g'" in str(refusal(spec))
     assert len(read_items(spec, TEXT, require_gold=False)) == 2
+    mistyped = DataSpec(path=lines(tmp_path / "b.jsonl", {"t": "a", "label": "x"}), prompt="{t}",
+                        gold="lable")  # fmt: skip
+    assert "did you mean 'label'?" in str(refusal(mistyped))
 
 
 def test_gold_that_is_not_json_is_refused_in_a_json_task(tmp_path: Path) -> None:

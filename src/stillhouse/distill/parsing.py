@@ -28,8 +28,9 @@ def parse_yaml(path: Path, kind: type[T]) -> T:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(
-            f"the recipe cannot be read: {error}",
+            f"the recipe cannot be read: {why}",
             place=str(path),
             repair="name a UTF-8 YAML file; `stillhouse init` writes one",
         ) from error
@@ -37,7 +38,7 @@ def parse_yaml(path: Path, kind: type[T]) -> T:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         value, lines = _plain(root, path) if root is not None else ({}, {})
     except yaml.YAMLError as error:
-        raise InputError(f"not YAML: {error}", place=str(path)) from error
+        raise _not_yaml(error, path) from error
     return build(kind, value, place=str(path), lines=lines)
 
 
@@ -57,6 +58,24 @@ def keys_of(kind: type[Any], prefix: str = "") -> list[str]:
         if inner is not None:
             found += keys_of(inner, name + ".")
     return found
+
+
+def _not_yaml(error: yaml.YAMLError, path: Path) -> InputError:
+    """The error with its line, in words; a tab is the mistake that YAML words worst."""
+    place, problem = str(path), str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        problem = ", ".join(filter(None, (error.problem, error.context)))
+        if error.problem_mark is not None:
+            place = f"{path}:{error.problem_mark.line + 1}"
+    elif isinstance(error, yaml.reader.ReaderError):
+        problem = f"a character that YAML does not allow (U+{error.character:04X})"
+    repair = (
+        "indent by spaces, never by tabs"
+        if "'\\t'" in problem
+        else "a key is `name: value`, deeper keys are indented alike, and text with : # { [ or a"
+        " quote in it stands in quotes; `stillhouse init` writes a recipe to start from"
+    )
+    return InputError(f"not YAML: {problem}", place=place, repair=repair)
 
 
 def _plain(root: yaml.Node, path: Path) -> tuple[Any, dict[KeyPath, int]]:
@@ -152,9 +171,12 @@ class _Builder:
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             detail = ".".join(str(part) for part in first["loc"])
+            repair = "give a value of that kind; docs/recipe.md lists every key"
+            if first["type"] == "string_type" and isinstance(first["input"], (bool, int, float)):
+                repair = "put it in quotes: YAML takes yes, no, on, off and digits for no text"
             raise InputError(
                 f"{'.'.join(path)}: {first['msg']}{f' (at {detail})' if detail else ''},"
                 f" got {given!r}",
                 place=self.at(path),
-                repair="give a value of that kind; docs/recipe.md lists every key",
+                repair=repair,
             ) from error

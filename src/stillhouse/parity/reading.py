@@ -169,6 +169,8 @@ def read_items(spec: DataSpec, task: Task, *, require_gold: bool = True) -> tupl
         )
     wants_gold = spec.gold is not None or spec.final_reply == "gold"
     if wants_gold and require_gold and not gold_found:
+        if spec.gold is not None and spec.gold not in table.columns:
+            raise table.missing(f"no row has a gold answer in {spec.gold!r}", spec.gold)
         raise InputError(
             f"no row has a gold answer in {spec.gold or 'its last turn'!r}",
             place=str(spec.path),

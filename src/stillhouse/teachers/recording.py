@@ -66,7 +66,7 @@ class RecordedTeacher:
                 data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(
-                f"the recording cannot be read: {error}",
+                f"the recording cannot be read: {getattr(error, 'strerror', None) or error}",
                 place=str(path),
                 repair="give the path of a JSON Lines file, gzipped or not",
             ) from error
