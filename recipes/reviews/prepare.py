@@ -6,7 +6,8 @@ source package vaderSentiment (MIT licence), and nothing of it is kept in this r
 
 Three files are written. Documents are divided by a hash of their number, so all snippets of a
 review are in one file. The training file holds every snippet, as a user has them: the teacher
-labels them, and people's ratings are not used. Validation and test hold clearly rated ones.
+labels them, and people's ratings, where they are clear, serve a baseline that learns from gold and
+nothing else. Validation and test hold clearly rated snippets alone.
 
     python recipes/reviews/prepare.py
 """
@@ -79,16 +80,14 @@ def read_sdist(sdist: Path, sources: Iterable[str] = tuple(FILES)) -> list[Row]:
     return rows
 
 
-def label(rows: Iterable[Row], beyond: float) -> list[Row]:
-    """Rows rated beyond `beyond` either way, with the sign of their rating as `sentiment`.
+def label(rows: Iterable[Row], beyond: float) -> Iterator[Row]:
+    """Rows with the sign of their rating as `sentiment` where it is beyond `beyond` either way.
 
-    What lies between is left out: people do not agree on its sign.
+    What lies between gets none: people do not agree on its sign.
     """
-    return [
-        {**row, "sentiment": "Positive" if row["rating"] > 0 else "Negative"}
-        for row in rows
-        if abs(row["rating"]) > beyond
-    ]
+    for row in rows:
+        sentiment = "Positive" if row["rating"] > 0 else "Negative"
+        yield {**row, "sentiment": sentiment} if abs(row["rating"]) > beyond else row
 
 
 def divide(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -106,7 +105,8 @@ def prepare(out: Path, sources: Iterable[str], beyond: float, cache: Path | None
     divided = divide(read_sdist(fetch(REQUIREMENT, SHA256, cache, progress=print), sources))
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in divided.items():
-        kept = rows if name == "train" else label(rows, beyond)
+        labelled = label(rows, beyond)
+        kept = labelled if name == "train" else (row for row in labelled if "sentiment" in row)
         write_atomic(out / f"{name}.jsonl", b"".join(orjson.dumps(row) + b"\n" for row in kept))
     return out
 

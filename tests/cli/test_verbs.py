@@ -16,6 +16,8 @@ from tests.distill.test_pipeline import (
 from tests.teachers.conftest import Endpoint
 
 from stillhouse.cli import Exit
+from stillhouse.distill import read_recipe
+from stillhouse.parity import read_items
 
 __all__ = ["teacher", "user_files"]  # fixtures
 
@@ -86,6 +88,21 @@ def test_answer_files_are_judged_without_any_model(tmp_path: Path) -> None:
     assert (tmp_path / "verdict" / "report.html").exists()
 
 
+def test_a_recipe_of_the_wrong_verb_and_a_margin_of_nothing_are_explained(
+    user_files: Path, teacher: Endpoint
+) -> None:
+    recipe = written_recipe(user_files, teacher.url)
+    sources = ("--teacher", "a.jsonl", "--student", "b.jsonl", "--out", "verdict")
+    done = stillhouse("judge", recipe, *sources, cwd=user_files)
+    assert done.returncode == Exit.INPUT
+    assert "this is a recipe of `stillhouse distill`" in done.stderr
+    recipe.write_text(recipe.read_text().replace("margin: 5", "margin: 0"))
+    done = stillhouse("distill", recipe, cwd=user_files)
+    assert done.returncode == Exit.INPUT
+    assert "recipe.yaml:" in done.stderr
+    assert "judge.margin is 0; it must be positive" in done.stderr
+
+
 def test_doctor_says_what_a_recipe_opens(user_files: Path, teacher: Endpoint) -> None:
     recipe = written_recipe(user_files, teacher.url)
     done = stillhouse("doctor", recipe, "--json", cwd=user_files)
@@ -102,6 +119,23 @@ def test_init_never_overwrites(user_files: Path, teacher: Endpoint) -> None:
     assert done.returncode == Exit.INPUT
     assert "there is a recipe already" in done.stderr
     assert recipe.read_text() == before
+
+
+def test_init_takes_named_columns_and_finds_the_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "odd.csv").write_text("nr;ticket;team\n1;no wifi;it\n2;pay late;hr\n3;dark;it\n")
+    guessed = stillhouse("init", "task", "--data", "odd.csv", cwd=tmp_path)
+    assert guessed.returncode == Exit.INPUT
+    assert "no column looks like a prompt; there are: nr, ticket, team" in guessed.stderr
+    assert "--prompt COLUMN" in guessed.stderr
+    named = ("init", "task", "--data", "odd.csv", "--prompt", "ticket", "--gold")
+    wrong = stillhouse(*named, "taem", cwd=tmp_path)
+    assert wrong.returncode == Exit.INPUT
+    assert "did you mean 'team'?" in wrong.stderr
+    done = stillhouse(*named, "team", "--json", cwd=tmp_path)
+    recipe = read_recipe(tmp_path / json.loads(done.stdout)["recipe"])
+    items = read_items(recipe.data, recipe.task.task())
+    assert [item.gold for item in items] == ["it", "hr", "it"]
+    assert items[1].messages[0].content.startswith("pay late\n")
 
 
 def test_a_wrong_command_line_has_the_usage_code(tmp_path: Path) -> None:

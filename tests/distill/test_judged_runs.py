@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 import torch
 from tests.distill.run_orders import RECORDED, write_task
 from tests.distill.test_pipeline import sentiment
-from tests.teachers.conftest import Endpoint
+from tests.teachers.conftest import Asked, Endpoint
 
 from stillhouse.distill import (
     Recipe,
@@ -24,8 +25,12 @@ from stillhouse.distill import (
     read_recipe,
     run_recipe,
 )
+from stillhouse.distill.examples import build_examples
+from stillhouse.distill.run import Run
+from stillhouse.distill.steps.train import gold_target
 from stillhouse.exchanges import InputError
 from stillhouse.parity import read_answers
+from stillhouse.teachers.chat import Failure, Reply
 from stillhouse.teachers.local import LocalModel
 from stillhouse.teachers.memory import peak_memory
 
@@ -67,6 +72,61 @@ def test_a_gold_trained_student_is_trained_judged_and_shown(task: Task, tmp_path
     assert ("student", "gold_trained") in pairs
     page = (tmp_path / "run" / "report" / "report.html").read_text()
     assert "the same student trained on gold answers" in page
+
+
+def test_gold_of_training_items_reaches_a_baseline_and_never_the_student(
+    task: Task, tmp_path: Path
+) -> None:
+    recipe = task(margin="gold_student: true, margin")
+    data = tmp_path / "reviews.jsonl"
+    live = Run(recipe, tmp_path / "one")
+    training = {item.id for item in live.splits.train.items}
+    weights = {}
+    for name in ("one", "other"):
+        run_recipe(recipe, folder=tmp_path / name, until="train")
+        for student in ("seed-1", "gold"):
+            place = tmp_path / name / "train" / student / "student" / "model.safetensors"
+            weights[name, student] = place.read_bytes()
+        rows = [orjson.loads(line) for line in data.read_bytes().splitlines()]
+        other = {"positive": "negative", "negative": "positive"}
+        for row in rows:
+            if row["id"] in training:
+                row["label"] = other[row["label"]]
+        data.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    assert weights["one", "seed-1"] == weights["other", "seed-1"], "every gold label was turned"
+    assert weights["one", "gold"] != weights["other", "gold"], "or nothing would have been turned"
+
+
+def test_gold_labels_are_trained_on_by_the_same_loss_as_a_teachers_scores(
+    task: Task, tmp_path: Path
+) -> None:
+    local = task("kind: local, model: small-model, answer: score")
+    run = Run(local, tmp_path / "run")
+    items = run.splits.train.items
+    targets = {item.id: gold_target(run, item.gold or "") for item in items}
+    template = LocalModel.load(tmp_path / "small-model").template
+    found = build_examples(items, targets, template, window=64, labels=run.task.labels).examples
+    for example, item in zip(found, items, strict=True):
+        sure = tuple(float(label == item.gold) for label in run.task.labels)
+        assert example.label_probabilities == sure
+    recorded = dataclasses.replace(local.teacher, kind="recording", answer="write")
+    written = Run(dataclasses.replace(local, teacher=recorded), tmp_path)
+    assert gold_target(written, "positive").label_scores is None
+
+
+def test_what_does_not_stand_beside_a_verdict_says_why(task: Task, tmp_path: Path) -> None:
+    run_recipe(task(), folder=tmp_path / "run")
+    sheets = [sheet["name"] for sheet in read(tmp_path / "run", "judge/judgement.json")["sheets"]]
+    assert sheets == ["teacher", "student", "majority", "tfidf", "tfidf_gold", "untrained"]
+    found = read(tmp_path / "run", "report/report.json")
+    assert found["absent"].keys() == {"gold_trained", "plain"}
+    assert "judge.gold_student is false" in found["absent"]["gold_trained"]
+    assert "the teacher" in found["baselines"]["tfidf"]
+    assert "items with gold" in found["baselines"]["tfidf_gold"]
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    assert "Baselines that are not here" in page
+    card = (tmp_path / "run" / "student" / "README.md").read_text()
+    assert "Not beside it: the same student trained on gold answers" in card
 
 
 def test_three_seeds_are_judged_by_their_mean_with_their_spread_and_none_is_picked(
@@ -112,12 +172,10 @@ def test_bits_per_byte_judges_a_local_teacher_and_its_student_by_the_gold_texts(
     judgement = read(run, "judge/judgement.json")
     assert judgement["verdict"]["unit"] == "bits/byte"
     scores = {sheet["name"]: sheet["scores"][0]["value"] for sheet in judgement["sheets"]}
-    assert scores.keys() == {"teacher", "student", "untrained"}
+    assert scores.keys() == {"teacher", "student", "ngram", "untrained"}
     assert scores["student"] != scores["untrained"]
     # The same figure from plain transformers, token by token.
     model = LocalModel.load(run / "student")
-    from stillhouse.distill.run import Run
-
     live = Run(recipe, run)
     nats = sizes = 0.0
     for item in live.splits.test.items:
@@ -212,6 +270,39 @@ def test_an_endpoint_and_a_recording_are_judged_and_a_budget_holds(
     assert len(server.asked) == 48, "what was paid for is not asked again"
     assert result.judgement is not None
     assert result.judgement["comparisons"][0]["interval"]["estimate"] == 0
+
+
+def test_where_data_are_split_one_teacher_is_learned_from_and_judged(
+    task: Task, tmp_path: Path, server: Endpoint
+) -> None:
+    def changing(asked: Asked) -> Any:
+        name = "teacher-1" if asked.number <= 34 else "teacher-2"
+        return asked.reply("positive" if "good" in asked.prompt else "negative", model=name)
+
+    server.handler = changing
+    live = f"kind: endpoint, model: teacher-1, url: {server.url}, canaries: false, on_change: split"
+    recipe, run = task(live), tmp_path / "run"
+    run_recipe(recipe, folder=run)
+    answers = {
+        name: answer
+        for split in ("train", "validation", "test")
+        for name, answer in read_answers(run / "label" / f"{split}.jsonl").items()
+    }
+    others = {n for n, answer in answers.items() if isinstance(answer, Failure)}
+    assert len(others) == len(answers) - 34
+    assert {a.model for a in answers.values() if isinstance(a, Reply)} == {"teacher-1"}
+    test = [item.id for item in Run(recipe, run).splits.test.items]
+    left = [name for name in test if name not in others]
+    assert 0 < len(left) < len(test), "or nothing would be left out"
+    lines = (run / "curate" / "targets.jsonl").read_bytes().splitlines()
+    assert others.isdisjoint(orjson.loads(line)["id"] for line in lines)
+    judgement = read(run, "judge/judgement.json")
+    assert judgement["verdict"]["items"] == len(left)
+    assert judgement["sheets"][0]["counts"][0]["failed"] == 0
+    teachers = read(run, "label/summary.json")["teachers"]
+    assert list(teachers.values()) == [34, len(answers) - 34]
+    page = (run / "report" / "report.html").read_text()
+    assert "items that another one answered are left out" in page
 
 
 def test_a_folder_is_judged_by_bits_per_byte(task: Task, tmp_path: Path) -> None:

@@ -148,6 +148,36 @@ def test_a_money_cap_without_a_price_is_refused_while_planning(
         run_recipe(capped, folder=user_files / "run", until="plan")
 
 
+def test_an_endpoint_that_cannot_be_asked_is_refused_while_planning(
+    user_files: Path, teacher: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    recipe = read_recipe(written_recipe(user_files, teacher.url))
+    for changed, says in (
+        ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
+        ({"url": "localhost:8000"}, "is not a web address"),
+        ({"url": "https://user:password@localhost/v1"}, "keep keys out of URLs"),
+    ):
+        asked = dataclasses.replace(recipe.teacher, **changed)
+        with pytest.raises(InputError, match=says):
+            run_recipe(small(recipe, teacher=asked), folder=user_files / "run", until="plan")
+
+
+def test_a_corrected_recipe_is_planned_again_without_asking(
+    user_files: Path, teacher: Endpoint
+) -> None:
+    path = written_recipe(user_files, teacher.url, extra="")
+    with pytest.raises(Stopped):
+        run_recipe(read_recipe(path), folder=user_files / "run", until="plan")
+    text = path.read_text().replace("\nstudent:", f"{PERMISSION}\nstudent:")
+    path.write_text(text.replace("margin: 5", "margin: 50"))
+    run_recipe(read_recipe(path), folder=user_files / "run", until="plan")
+    plan = orjson.loads((user_files / "run" / "plan" / "plan.json").read_bytes())
+    assert plan["margin"] == 50
+    manifest = orjson.loads((user_files / "run" / "manifest.json").read_bytes())
+    assert manifest["values"]["judge"]["margin"] == 50
+
+
 def test_a_teacher_that_trivial_methods_match_is_not_distilled(
     user_files: Path, teacher: Endpoint
 ) -> None:

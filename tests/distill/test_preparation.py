@@ -84,8 +84,9 @@ def test_snippets_of_one_review_share_their_document() -> None:
 
 def test_only_clear_ratings_get_a_sentiment() -> None:
     rows = [{"rating": r} for r in (-3.0, -0.5, 0.0, 0.5, 0.51)]
-    found = [(row["rating"], row["sentiment"]) for row in reviews.label(rows, beyond=0.5)]
-    assert found == [(-3.0, "Negative"), (0.51, "Positive")]
+    found = [(row["rating"], row.get("sentiment")) for row in reviews.label(rows, beyond=0.5)]
+    unclear = [(r, None) for r in (-0.5, 0.0, 0.5)]
+    assert found == [(-3.0, "Negative"), *unclear, (0.51, "Positive")]
 
 
 def test_a_document_is_in_one_file_and_stays_there() -> None:

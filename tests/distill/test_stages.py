@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stillhouse.distill.stages import DONE, Stage, run_stages
+from stillhouse.distill.stages import DONE, Stage, check_unchanged, run_stages
 from stillhouse.exchanges import InputError
 
 
@@ -58,6 +58,22 @@ def test_a_changed_input_is_refused_until_accepted(tmp_path: Path) -> None:
     assert changed.made == []
     run_stages(tmp_path, STAGES, changed, accept_changes=True)
     assert changed.made == ["one", "two"], "what follows a redone stage is redone too"
+
+
+def test_a_cheap_stage_is_redone_without_asking_until_a_later_one_has_begun(
+    tmp_path: Path,
+) -> None:
+    stages = [dataclasses.replace(STAGES[0], cheap=True), STAGES[1]]
+    run_stages(tmp_path, stages, Calls(value=1), until="one")
+    check_unchanged(tmp_path, stages, Calls(value=2))
+    with pytest.raises(RuntimeError):
+        run_stages(tmp_path, stages, Calls(value=2, fail_in="two"))
+    assert (tmp_path / "one" / "out.txt").read_text() == "one 2"
+    with pytest.raises(InputError, match="'one' was begun with other values of: value"):
+        check_unchanged(tmp_path, stages, Calls(value=3))
+    with pytest.raises(InputError, match="'one' was begun with other values of: value"):
+        run_stages(tmp_path, stages, Calls(value=3))
+    assert (tmp_path / "one" / "out.txt").read_text() == "one 2"
 
 
 def test_a_lost_or_altered_result_is_made_again(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from stillhouse.parity.baselines import (
 from stillhouse.parity.items import Item, Task, TrainSplit
 from stillhouse.parity.judgement import JudgeConfig
 from stillhouse.parity.judging import judge
+from stillhouse.parity.ngram import ByteNgrams, ngram_answers
 from stillhouse.parity.patterns import regex_answers
 
 GOOD = ["lovely", "brilliant", "warm", "fine", "superb"]
@@ -177,3 +181,43 @@ def test_a_baseline_without_examples_or_labels_is_an_error() -> None:
         nearest_answers([], ITEMS)
     with pytest.raises(InputError, match="needs labels"):
         tfidf_answers(TEXT, TRAINING, [], ITEMS)
+
+
+def test_byte_ngrams_are_what_a_plain_reading_of_the_formula_gives() -> None:
+    texts = ["abab", "abc", "\u00e9b"]
+
+    def plain(byte: int, context: bytes) -> float:
+        after = Counter(
+            data[place]
+            for data in (text.encode() for text in texts)
+            for place in range(len(context), len(data))
+            if data[place - len(context) : place] == context
+        )
+        below = 1 / 256 if not context else plain(byte, context[1:])
+        seen = sum(after.values())
+        return (after[byte] + len(after) * below) / (seen + len(after)) if seen else below
+
+    model = ByteNgrams(texts)
+    for context in (b"", b"a", b"ab", b"ba", b"aba", b"zz", b"za", "\u00e9".encode()):
+        for byte in range(256):
+            assert model.probability(byte, context) == pytest.approx(plain(byte, context))
+        assert sum(model.probability(b, context) for b in range(256)) == pytest.approx(1)
+    assert model.probability(ord("b"), b"a") > 0.5 > model.probability(ord("a"), b"a")
+
+
+def test_byte_ngrams_enter_a_judgement_by_bits_per_byte() -> None:
+    golds = [f"the answer to {n} is {n % 7}" for n in range(40)]
+    items = items_of(golds)
+    training = [Example(f"q{n}", f"the answer to {n} is {n % 7}") for n in range(100, 300)]
+    found = ngram_answers(training, items)
+    own = {
+        name: dataclasses.replace(reply, extra={"reference_logprob": -20.0})
+        for name, reply in found.items()
+    }
+    config = JudgeConfig(task=TEXT, margin=0.1, primary="bits_per_byte", metrics=(), resamples=200)
+    sheets = {s.name: s for s in judge(items, own, own, {"ngram": found}, config).sheets}
+    score = sheets["ngram"].scores[0].value
+    sizes = sum(len(gold) for gold in golds)
+    nats = sum(ByteNgrams(e.answer for e in training).logprob(gold) for gold in golds)
+    assert score == pytest.approx(-nats / math.log(2) / sizes)
+    assert 0.2 < score < 2.5, "English text of one form is far below 8 bits a byte"

@@ -37,6 +37,7 @@ from stillhouse.parity.judgement import JudgeConfig, Judgement
 from stillhouse.parity.judging import judge
 from stillhouse.parity.plots import Curve
 from stillhouse.parity.report import ReportInputs, render_page, report_json, write_report
+from stillhouse.parity.standing import standing
 from stillhouse.parity.verdict import MarginRecord
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\"'`|\u202e\x00"
@@ -225,6 +226,21 @@ def test_every_section_says_what_it_lacks() -> None:
         "No command was recorded",
     ):
         assert absent in page
+
+
+def test_every_baseline_that_is_absent_is_named_with_its_reason(tmp_path: Path) -> None:
+    inputs = dataclasses.replace(bare(), absent={"gold_trained": "nobody asked for it"})
+    page = render_page(inputs)
+    found = report_json(inputs)["absent"]
+    assert list(found) == list(standing("label", "accuracy")), "none was judged"
+    assert found["gold_trained"] == "nobody asked for it"
+    for name, why in found.items():
+        assert f"<dt>{wording.short(name)}</dt>" in page
+        assert why in page
+    files = write_report(tmp_path, inputs)
+    card = write_model_card(tmp_path, files.data).read_text()
+    assert "- Not beside it: the same student trained on gold answers (nobody asked" in card
+    assert "tfidf" not in report_json(full())["absent"], "what was judged is not absent"
 
 
 def test_a_teacher_behind_an_api_has_a_price_and_no_speed() -> None:

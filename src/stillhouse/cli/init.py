@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import orjson
 
 
 @click.command()
@@ -25,8 +26,19 @@ import click
 @click.option("--model", help="Model name, folder or recording of the teacher.")
 @click.option("--url", help="Base URL of an endpoint, up to and including /v1.")
 @click.option("--student", help="Model folder that the student starts from.")
+@click.option("--prompt", help="Column that holds the prompt.  [default: guessed]")
+@click.option("--gold", help="Column that holds the right answer.  [default: guessed]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 def init(
-    folder: Path, data: Path, teacher: str, model: str | None, url: str | None, student: str | None
+    folder: Path,
+    data: Path,
+    teacher: str,
+    model: str | None,
+    url: str | None,
+    student: str | None,
+    prompt: str | None,
+    gold: str | None,
+    as_json: bool,
 ) -> None:
     """Write FOLDER/recipe.yaml for your own data, with every choice explained in place.
 
@@ -38,5 +50,18 @@ def init(
     """
     from stillhouse.distill import draft_recipe
 
-    path = draft_recipe(folder, data=data, teacher=teacher, model=model, url=url, student=student)
-    click.echo(f"wrote {path}\nnext: stillhouse distill {path} --until plan")
+    path = draft_recipe(
+        folder,
+        data=data,
+        teacher=teacher,
+        model=model,
+        url=url,
+        student=student,
+        prompt=prompt,
+        gold=gold,
+    )
+    following = f"stillhouse distill {path} --until plan"
+    if as_json:
+        click.echo(orjson.dumps({"recipe": str(path), "next": following}).decode())
+    else:
+        click.echo(f"wrote {path}\nnext: {following}")

@@ -17,6 +17,7 @@ from stillhouse.parity.tables import Row, open_table
 PEEK = 2000  # rows looked at
 MOST_LABELS = 20
 LONGEST_LABEL = 40
+DELIMITERS = (";", "\t", "|")
 NAMES = {
     "prompt": ("prompt", "text", "input", "question", "instruction", "content", "review"),
     "gold": ("gold", "label", "answer", "output", "reference", "target", "completion", "class"),
@@ -33,34 +34,42 @@ def draft_recipe(
     model: str | None = None,
     url: str | None = None,
     student: str | None = None,
+    prompt: str | None = None,
+    gold: str | None = None,
 ) -> Path:
     """Write `folder/recipe.yaml` for the file `data`; returns its path.
 
-    Raises InputError when the file cannot be read, no column looks like a prompt, or a recipe
-    stands there already.
+    `prompt` and `gold` name columns; both are guessed when absent. Raises InputError when the file
+    cannot be read, no column looks like a prompt, or a recipe stands there already.
     """
     path = folder / "recipe.yaml"
     if path.exists():
         raise InputError(
             "there is a recipe already", place=str(path), repair="choose another folder"
         )
-    table = open_table(data)
+    delimiter = _delimiter(data)
+    table = open_table(data, delimiter=delimiter)
     rows = list(itertools.islice(table.rows, PEEK))
     if not rows:
         raise InputError("the file holds no items", place=str(data))
     columns = list(dict.fromkeys(name for row in rows for name in row.values))
     found = {role: _column(names, columns) for role, names in NAMES.items()}
-    chat = "messages" if "messages" in columns else None
+    for role, given in (("prompt", prompt), ("gold", gold)):
+        if given is not None and given not in columns:
+            raise table.missing(f"the file has no column {given!r} for --{role}", given)
+        found[role] = given or found[role]
+    chat = "messages" if "messages" in columns and prompt is None else None
     if chat is None and found["prompt"] is None:
         raise InputError(
             f"no column looks like a prompt; there are: {', '.join(columns)}",
             place=str(data),
-            repair="rename one of them to prompt, or write the recipe by hand (docs/recipe.md)",
+            repair="name it with --prompt COLUMN",
         )
     folder.mkdir(parents=True, exist_ok=True)
     text = _text(
         name=folder.resolve().name,
         data=data.resolve(),
+        delimiter=delimiter,
         chat=chat,
         found=found,
         answers=_values(rows, found["gold"]),
@@ -71,6 +80,14 @@ def draft_recipe(
     )
     write_atomic(path, text.encode())
     return path
+
+
+def _delimiter(data: Path) -> str | None:
+    """What separates the columns, where a comma leaves one column that holds something likelier."""
+    table = open_table(data)
+    if table.format != "csv" or len(table.columns) != 1:
+        return None
+    return next((other for other in DELIMITERS if other in table.columns[0]), None)
 
 
 def _column(names: Sequence[str], columns: Sequence[str]) -> str | None:
@@ -105,6 +122,7 @@ def _text(
     *,
     name: str,
     data: Path,
+    delimiter: str | None,
     chat: str | None,
     found: dict[str, str | None],
     answers: list[str],
@@ -130,6 +148,7 @@ def _text(
         "",
         "data:",
         f"  path: {_yaml(str(data))}",
+        *([f"  delimiter: {_yaml(delimiter)}"] if delimiter else []),
         *(
             [f"  messages: {chat}"]
             if chat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from stillhouse.distill.progress import Progress, Silent
 from stillhouse.distill.recipe import (
     BudgetSpec,
     JudgeSpec,
+    Recipe,
     TaskSpec,
     TeacherSpec,
     key,
@@ -37,11 +38,14 @@ from stillhouse.parity import (
     write_answers,
 )
 from stillhouse.parity.report import ReportInputs, write_report
+from stillhouse.parity.standing import standing
 from stillhouse.teachers import RecordedTeacher, open_journal
 from stillhouse.teachers.chat import ChatRequest, Sampling
 
 if TYPE_CHECKING:
     from stillhouse.teachers.weights import Precision
+
+NO_TRAINING = "it learns from training items, and this judgement has test items alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,18 @@ class Judging:
 
 def read_judging(path: Path) -> Judging:
     """Read the recipe of a judgement."""
-    return rooted(parse_yaml(path, Judging), path.resolve().parent)
+    try:
+        found = parse_yaml(path, Judging)
+    except InputError as error:
+        if error.message in {f"unknown key {field.name!r}" for field in fields(Recipe)}:
+            own = ", ".join(field.name for field in fields(Judging))
+            raise InputError(
+                f"{error.message}: this is a recipe of `stillhouse distill`",
+                place=error.place,
+                repair=f"judging needs a file of its own, with no more than {own}",
+            ) from error
+        raise
+    return rooted(found, path.resolve().parent)
 
 
 def judge_pair(
@@ -105,6 +120,7 @@ def judge_pair(
                 title=judging.name,
                 judgement=judgement,
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                absent=dict.fromkeys(standing(task.kind, judgement.verdict.metric), NO_TRAINING),
                 data={"file": judging.data.path.name, "items": f"{len(items):,}"},
                 reproduce=(f"stillhouse judge RECIPE --teacher {teacher} --student {student}",),
             ),

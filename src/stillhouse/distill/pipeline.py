@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def _values(value: Any) -> Any:
 
 def _of(*names: str) -> Any:
     def inputs(run: Run) -> Mapping[str, Any]:
-        parts = {name: _values(getattr(run.recipe, name)) for name in names}
+        parts = {name: _values(attrgetter(name)(run.recipe)) for name in names}
         flat = {
             (name if key is None else f"{name}.{key}"): item
             for name, part in parts.items()
@@ -65,10 +66,12 @@ FREE = {  # how a run is carried out, not what comes out of it
 }
 _BASE = ("task", "data", "split", "seed")
 STAGES: tuple[Stage[Run], ...] = (
-    Stage("plan", _of(*_BASE, "teacher", "student", "train", "judge", "seeds"), run_plan),
+    Stage(
+        "plan", _of(*_BASE, "teacher", "student", "train", "judge", "seeds"), run_plan, cheap=True
+    ),
     Stage("label", _of(*_BASE, "teacher"), run_label, keeps_work=True),
     Stage("curate", _of(*_BASE, "curate", "judge"), run_curate),
-    Stage("train", _of(*_BASE, "student", "train", "seeds"), run_train),
+    Stage("train", _of(*_BASE, "student", "train", "seeds", "judge.gold_student"), run_train),
     Stage("judge", _of(*_BASE, "judge"), run_judge),
     Stage("report", _of("name"), run_report),
 )

@@ -51,7 +51,7 @@ class TaskSpec:
             schema = orjson.loads(self.schema.read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
             raise InputError(
-                f"the schema cannot be read: {error}",
+                f"the schema cannot be read: {getattr(error, 'strerror', None) or error}",
                 place=str(self.schema),
                 repair="task.schema names a JSON Schema file, relative to the recipe",
             ) from error
@@ -168,6 +168,13 @@ class JudgeSpec:
     )
     latency_items: int = key("test items timed to compare the speed of local models", 96)
     batch_size: int = key("prompts in one forward pass while judging", 32)
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0:
+            raise InputError(
+                f"judge.margin is {self.margin:g}; it must be positive",
+                repair="give the largest loss that still counts as equal, such as 5 (points)",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item, Metric
+from stillhouse.parity.ngram import REFERENCE_LOGPROB
 from stillhouse.teachers import RecordedTeacher
 from stillhouse.teachers.chat import ChatRequest, Reply
 
 if TYPE_CHECKING:
     from stillhouse.distill.run import Run
     from stillhouse.teachers.local import LocalModel
-
-REFERENCE_LOGPROB = "reference_logprob"
 
 
 def scores_references(run: Run) -> bool:

@@ -41,13 +41,16 @@ class Stage(Generic[Context]):
     `inputs` gives, from the context, every value that the step's result depends on (plain JSON
     values; digests for files); `run` writes the result into the folder it is handed. When inputs
     have changed and the user accepts that, what an earlier attempt left is removed first, unless
-    `keeps_work`: then the step itself tells what of it still holds (journaled replies do).
+    `keeps_work`: then the step itself tells what of it still holds (journaled replies do). A stage
+    that is `cheap` is redone without asking until a later one has begun: a user corrects a recipe
+    and plans again.
     """
 
     name: str
     inputs: Callable[[Context], Mapping[str, Any]]
     run: Callable[[Context, Path], None]
     keeps_work: bool = False
+    cheap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,9 @@ def check_unchanged(folder: Path, stages: Sequence[Stage[Context]], context: Con
     What earlier stages handed on is left out (it may not be there yet), so this can be asked
     before anything is written.
     """
-    for stage in stages:
+    for place, stage in enumerate(stages):
         before = _started(folder / stage.name)
-        if before is not None:
+        if before is not None and not _freely_redone(folder, stages, place):
             inputs = {key: content_digest(value) for key, value in stage.inputs(context).items()}
             own = {key: value for key, value in before.items() if "/" not in key}
             if own != inputs:
@@ -92,7 +95,7 @@ def run_stages(
     work may have cost money, so it is redone only when the user says so.
     """
     records: dict[str, StageRecord] = {}
-    for stage in stages:
+    for place, stage in enumerate(stages):
         here = folder / stage.name
         inputs = {key: content_digest(value) for key, value in stage.inputs(context).items()}
         inputs |= {
@@ -105,7 +108,8 @@ def run_stages(
             on_stage(stage.name, "skipped", earlier.seconds)
             records[stage.name] = earlier
         else:
-            _start(here, stage, inputs, accept_changes=accept_changes)
+            accepted = accept_changes or _freely_redone(folder, stages, place)
+            _start(here, stage, inputs, accept_changes=accepted)
             on_stage(stage.name, "started", 0.0)
             started = time.monotonic()
             stage.run(context, here)
@@ -114,6 +118,12 @@ def run_stages(
         if stage.name == until:
             break
     return records
+
+
+def _freely_redone(folder: Path, stages: Sequence[Stage[Any]], place: int) -> bool:
+    """Whether the stage at `place` costs nothing to redo and nothing was built on it yet."""
+    later = stages[place + 1 :]
+    return stages[place].cheap and not any((folder / s.name / STARTED).exists() for s in later)
 
 
 def _finished(folder: Path) -> StageRecord | None:

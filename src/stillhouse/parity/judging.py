@@ -47,7 +47,7 @@ WHOLE_ANSWER: dict[TaskKind, Metric] = {
     "json": "document_match",
     "text": "exact_match",
 }
-TRIVIAL = ("majority", "tfidf", "nearest", "regex")  # what a teacher must lead
+TRIVIAL = ("majority", "tfidf", "nearest", "regex", "ngram")  # what a teacher must lead
 
 
 def judge(

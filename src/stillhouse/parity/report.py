@@ -27,6 +27,7 @@ from stillhouse.parity.plots import (
     learning_curves,
     quality_against_cost,
 )
+from stillhouse.parity.standing import standing
 from stillhouse.statistics import Interval
 
 FORMAT = "stillhouse-report/1"
@@ -38,7 +39,8 @@ class ReportInputs:
     """Everything a report says. What is absent is said to be absent.
 
     `data`, `terms`, `baselines` and `machine` are facts by name (sources and digests; who permits
-    training on the teacher's outputs; how each baseline was fitted). `curves` are learning curves,
+    training on the teacher's outputs; how each baseline was fitted). `absent` says of a baseline
+    that was not judged why (`standing` lists them). `curves` are learning curves,
     `reproduce` the commands, `created` a date that the caller chooses, `notes` further limits.
     """
 
@@ -50,6 +52,7 @@ class ReportInputs:
     data: Mapping[str, str] = field(default_factory=dict)
     terms: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
     reproduce: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -74,7 +77,18 @@ def write_report(folder: Path, inputs: ReportInputs) -> ReportFiles:
 
 def report_json(inputs: ReportInputs) -> dict[str, Any]:
     """The report as plain JSON values."""
-    return {"format": FORMAT, **plain(inputs)}
+    return {"format": FORMAT, **plain(inputs), "absent": absent_baselines(inputs)}
+
+
+def absent_baselines(inputs: ReportInputs) -> dict[str, str]:
+    """Every baseline that should stand beside the verdict and does not, with the reason."""
+    judgement = inputs.judgement
+    present = {sheet.name for sheet in judgement.sheets}
+    return {
+        name: inputs.absent.get(name, "it was not given, and no reason was")
+        for name in standing(judgement.config.task.kind, judgement.verdict.metric)
+        if name not in present
+    }
 
 
 def render_page(inputs: ReportInputs) -> str:
@@ -95,6 +109,7 @@ def render_page(inputs: ReportInputs) -> str:
     judgement = inputs.judgement
     return environment.get_template("report.html.jinja").render(
         report=inputs,
+        absent=absent_baselines(inputs),
         judgement=judgement,
         verdict=judgement.verdict,
         cost=inputs.cost,

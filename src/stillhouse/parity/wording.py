@@ -157,6 +157,8 @@ def in_words(name: str) -> str:
         "tfidf": "TF-IDF with logistic regression on the same labels",
         "tfidf_gold": "TF-IDF with logistic regression on gold labels",
         "nearest": "repeating the answer to the nearest training prompt",
+        "regex": "taking each field from what stands before it in training documents",
+        "ngram": "byte n-grams of the training replies",
         "untrained": "the untrained student",
         "gold_trained": "the same student trained on gold answers",
         "plain": "the same student by plain training on replies",
@@ -169,6 +171,7 @@ def short(name: str) -> str:
         "tfidf": "TF-IDF",
         "tfidf_gold": "TF-IDF on gold",
         "gold_trained": "gold-trained",
+        "ngram": "byte n-grams",
         "plain": "plain training",
     }.get(name, name)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import orjson
 
+from stillhouse.distill.baselines import trivial_baselines
 from stillhouse.distill.curate import Curated, curate, decontaminate
 from stillhouse.distill.examples import Target
-from stillhouse.distill.references import scores_references
 from stillhouse.distill.run import Run, write_json
 from stillhouse.distill.stages import Stopped
+from stillhouse.distill.steps.label import answered_by_one
 from stillhouse.exchanges import InputError, write_atomic
 from stillhouse.parity import (
     Answers,
@@ -19,13 +20,8 @@ from stillhouse.parity import (
     TeacherGate,
     TrainSplit,
     ValidationSplit,
-    examples_of,
     judge,
-    majority_answers,
-    nearest_answers,
     read_answers,
-    regex_answers,
-    tfidf_answers,
 )
 from stillhouse.teachers import ReplyPolicy
 
@@ -106,10 +102,10 @@ def teacher_worth(
 
     None where validation items have no gold answers to judge it by.
     """
-    items = run.splits.validation.items
-    if any(item.gold is None for item in items):
+    items = answered_by_one(run.splits.validation.items, validation_replies)
+    if not items or any(item.gold is None for item in items):
         return None
-    baselines = trivial_answers(run, items, train_replies)
+    baselines = trivial_baselines(run, items, train_replies).sheets
     config = JudgeConfig(
         task=run.task,
         margin=run.recipe.judge.margin,
@@ -122,33 +118,8 @@ def teacher_worth(
         seed=run.recipe.seed,
         resamples=200,
     )
-    return judge(items, validation_replies, validation_replies, baselines, config).gate
-
-
-def trivial_answers(
-    run: Run, items: Any, train_replies: Answers, validation_replies: Answers | None = None
-) -> dict[str, Answers]:
-    """Answers of methods that anyone can have for free, learned from the teacher's own replies.
-
-    None where the primary metric is of likelihoods: these methods give none.
-    """
-    if scores_references(run):
-        return {}
-    rule = run.recipe.curate.label_rule
-    train = examples_of(run.task, run.train_split, train_replies, label_rule=rule)
-    sheets: dict[str, Answers] = {"majority": majority_answers(run.task, train, items)}
-    if run.task.kind == "label":
-        validation = (
-            examples_of(run.task, run.splits.validation, validation_replies, label_rule=rule)
-            if validation_replies is not None
-            else []
-        )
-        sheets["tfidf"] = tfidf_answers(run.task, train, validation, items).answers
-    else:
-        sheets["nearest"] = nearest_answers(train, items)
-        if run.task.kind == "json":
-            sheets["regex"] = regex_answers(train, items)
-    return sheets
+    replies = {item.id: validation_replies[item.id] for item in items}
+    return judge(items, replies, replies, baselines, config).gate
 
 
 def _write_targets(path: Path, curated: Curated, held_out: Curated) -> None:

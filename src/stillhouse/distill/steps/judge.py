@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from stillhouse.distill.baselines import absent_students, gold_baselines, trivial_baselines
 from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import ModelPlace, Run, choose, write_json
-from stillhouse.distill.steps.curate import teacher_worth, trivial_answers
+from stillhouse.distill.steps.curate import teacher_worth
+from stillhouse.distill.steps.label import answered_by_one
 from stillhouse.parity import (
     NOT_MEASURED,
     Answers,
@@ -33,17 +35,20 @@ from stillhouse.parity import (
     time_price,
     write_answers,
 )
+from stillhouse.parity.scores import default_metric
+from stillhouse.parity.standing import standing
 from stillhouse.teachers.chat import ChatRequest
 
 if TYPE_CHECKING:
     from stillhouse.teachers.local import LocalModel
 
 TIMING_REPEATS = 3
+BASELINES = "baselines.json"
 
 
 def run_judge(run: Run, folder: Path) -> None:
-    """Write every answer sheet, `cost.json` and `judgement.json`."""
-    items = run.splits.test.items
+    """Write every answer sheet, `cost.json`, `judgement.json`, and how the baselines came about."""
+    items = judged_items(run)
     dtype = run.plan["precision"]["judge"]
     for seed in seeds_of(run):
         _ask(run, folder / f"student-{seed}.jsonl", run.student(seed), dtype, items)
@@ -54,6 +59,7 @@ def run_judge(run: Run, folder: Path) -> None:
     if scores_labels(run) and run.recipe.judge.writing:
         first = run.student(seeds_of(run)[0])
         _ask(run, folder / "student_writing.jsonl", first, dtype, items, write=True)
+    write_json(folder / BASELINES, _ask_baselines(run, folder, items))
     judgement = judge_sheets(run)
     write_json(folder / "cost.json", measure_cost(run, dtype))
     write_json(folder / "judgement.json", judgement.to_json())
@@ -62,19 +68,40 @@ def run_judge(run: Run, folder: Path) -> None:
 
 def judge_sheets(run: Run, *, alpha: float = 0.05) -> Judgement:
     """Judge the sheets that the stage has written, with bounds at 1 - `alpha`; asks no model."""
-    items = run.splits.test.items
+    items = judged_items(run)
     folder, label = run.folder / "judge", run.folder / "label"
-    sheets = trivial_answers(
-        run, items, read_answers(label / "train.jsonl"), read_answers(label / "validation.jsonl")
-    )
-    for name in ("untrained", "gold_trained", "student_writing"):
-        path = folder / f"{name}.jsonl"
-        if path.exists():
-            sheets[name] = read_answers(path)
+    metric = run.recipe.judge.metric or default_metric(run.task.kind)
+    sheets = {
+        name: read_answers(folder / f"{name}.jsonl")
+        for name in (*standing(run.task.kind, metric), "student_writing")
+        if (folder / f"{name}.jsonl").exists()
+    }
     students = [read_answers(folder / f"student-{seed}.jsonl") for seed in seeds_of(run)]
-    teacher = read_answers(label / "test.jsonl")
+    answers = read_answers(label / "test.jsonl")
+    teacher = {item.id: answers[item.id] for item in items}
     config = dataclasses.replace(judge_config(run), alpha=alpha)
     return judge(items, teacher, students, sheets, config)
+
+
+def _ask_baselines(run: Run, folder: Path, items: Sequence[Item]) -> dict[str, dict[str, str]]:
+    """Write the sheets of what is no model of the run; say how they came about, and why not."""
+    label = run.folder / "label"
+    trivial = trivial_baselines(
+        run, items, read_answers(label / "train.jsonl"), read_answers(label / "validation.jsonl")
+    )
+    gold = gold_baselines(run, items)
+    for name, answers in (trivial.sheets | gold.sheets).items():
+        write_answers(folder / f"{name}.jsonl", answers)
+    return {
+        "fitted": trivial.fitted | gold.fitted,
+        "absent": trivial.absent | gold.absent | absent_students(run),
+    }
+
+
+def judged_items(run: Run) -> tuple[Item, ...]:
+    """The test items, without those that another teacher answered (`teacher.on_change: split`)."""
+    answers = read_answers(run.folder / "label" / "test.jsonl")
+    return answered_by_one(run.splits.test.items, answers)
 
 
 def seeds_of(run: Run) -> list[int]:
@@ -101,7 +128,7 @@ def judge_config(run: Run) -> JudgeConfig:
         primary=spec.metric,
         function=spec.function,
         label_rule=run.recipe.curate.label_rule,
-        reference="gold" if all(i.gold is not None for i in run.splits.test.items) else "teacher",
+        reference="gold" if all(i.gold is not None for i in judged_items(run)) else "teacher",
         margin_record=MarginRecord(
             recipe_digest=manifest["recipe_digest"], recorded_at=manifest["started"]
         ),
@@ -194,7 +221,7 @@ def measure_cost(run: Run, dtype: str) -> CostReport:
     models = {"student": run.load(place, dtype)}
     if run.recipe.teacher.kind == "local":
         models["teacher"] = run.load(run.teacher_place, dtype)
-    items = choose(run.splits.test.items, spec.latency_items, run.recipe.seed)
+    items = choose(judged_items(run), spec.latency_items, run.recipe.seed)
     requests = [_unconstrained(run.request(item)) for item in items]
     timed = measure_latency(
         models,

@@ -7,6 +7,7 @@ The run's folder also gets every request that was sent as an exchange, in the Pa
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from stillhouse.teachers.scheduler import wall_us
 
 JOURNAL = "replies.journal"
 SUMMARY = "summary.json"
+OTHER_TEACHER = "other_teacher"
 EXCHANGES = "exchanges"
 SECRET = "secret"  # noqa: S105 (a file's name)
 CHUNK_BATCHES = 8  # batches of a local teacher between two writes to the journal
@@ -124,12 +126,54 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
         )
         write_exchanges(run, journal, requests.values(), model=spec.model)
     require_whole(result)
-    return result.answers, {
+    answers: Answers = result.answers
+    teachers: dict[str, int] = {}
+    if spec.on_change == "split":
+        learned = [item.id for item in run.items("train")]
+        answers, teachers = keep_one_teacher(answers, result.groups, learned)
+    if len(teachers) > 1:
+        run.progress.say(
+            "the replies come from several teachers, and only the first of these is used: "
+            + ", ".join(f"{name} ({count:,})" for name, count in teachers.items())
+        )
+    return answers, {
+        "teachers": teachers,
         "spent_nano": result.spent.nano,
         "requests_sent": result.requests_sent,
         "reused": result.reused,
         "notes": list(result.notes),
     }
+
+
+def keep_one_teacher(
+    answers: Answers, groups: Mapping[str, str], learned: Iterable[str]
+) -> tuple[Answers, dict[str, int]]:
+    """Keep the replies of the teacher that answered most training items (`learned`).
+
+    Those of others become failures of the code `other_teacher`: they do not train, and nobody is
+    judged on their items. Also returns the number of replies by teacher, the kept one first.
+    """
+    counts = Counter(groups.values())
+    if len(counts) < 2:
+        return answers, dict(counts)
+    own = Counter(groups[item] for item in learned if item in groups)
+    order = sorted(counts, key=lambda name: (-own[name], name))
+    kept = {
+        item: answer
+        if groups.get(item, order[0]) == order[0]
+        else Failure(code=OTHER_TEACHER, message=f"{groups[item]} answered, not {order[0]}")
+        for item, answer in answers.items()
+    }
+    return kept, {name: counts[name] for name in order}
+
+
+def answered_by_one(items: Sequence[Item], answers: Answers) -> tuple[Item, ...]:
+    """The items without those that another teacher answered."""
+    return tuple(item for item in items if not _of_another(answers.get(item.id)))
+
+
+def _of_another(answer: Reply | Failure | None) -> bool:
+    return isinstance(answer, Failure) and answer.code == OTHER_TEACHER
 
 
 def _ask_recording(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from stillhouse.distill.asking import price_of
+from stillhouse.distill.asking import open_endpoint, price_of
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.references import check_metric
 from stillhouse.distill.run import Run, write_json
@@ -25,6 +25,8 @@ DISCORDANCE = (0.05, 0.1, 0.2)  # shares of items that one of the two models alo
 def run_plan(run: Run, folder: Path) -> None:
     """Write `plan.json`; raises InputError or Stopped with the repair where the run would fail."""
     permit = _terms(run)
+    if run.recipe.teacher.kind == "endpoint":
+        open_endpoint(run.recipe.teacher, run.recipe.seed)  # a bad address, a key that is not set
     splits = run.splits
     metric = run.recipe.judge.metric or default_metric(run.task.kind)
     check_metric(run, metric)

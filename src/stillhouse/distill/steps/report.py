@@ -12,7 +12,7 @@ import orjson
 from stillhouse.distill.parsing import build
 from stillhouse.distill.run import Run
 from stillhouse.distill.stages import remove_folder
-from stillhouse.distill.steps.judge import judge_sheets, seeds_of
+from stillhouse.distill.steps.judge import BASELINES, judge_sheets, seeds_of
 from stillhouse.exchanges import replacing
 from stillhouse.parity import CostReport
 from stillhouse.parity.card import write_model_card
@@ -25,6 +25,7 @@ STUDENT = "student"
 def run_report(run: Run, folder: Path) -> None:
     """Write `report.html` and `report.json`, and `student/` beside the stages."""
     manifest = orjson.loads((run.folder / "manifest.json").read_bytes())
+    baselines = run.read("judge", BASELINES)
     files = write_report(
         folder,
         ReportInputs(
@@ -34,6 +35,8 @@ def run_report(run: Run, folder: Path) -> None:
             cost=build(CostReport, run.read("judge", "cost.json"), place="cost.json"),
             curves=tuple(_curve(run, seed) for seed in seeds_of(run)),
             data=_data(run),
+            baselines=baselines["fitted"],
+            absent=baselines["absent"],
             terms=_terms(run.plan["terms"]),
             machine=_machine(run.plan),
             reproduce=(f"stillhouse distill {manifest['recipe']}",),
@@ -84,6 +87,12 @@ def _data(run: Run) -> dict[str, str]:
         else f"{len(found['train_ids'])} training items held test items and were dropped",
         "teacher replies": f"{summary['replies']:,} of {summary['items']:,}",
     }
+    if len(summary.get("teachers", {})) > 1:
+        facts["teachers"] = (
+            "; ".join(f"{name}: {count:,} replies" for name, count in summary["teachers"].items())
+            + ". The first one is judged and was learned from; items that another one answered are"
+            " left out"
+        )
     for name in ("recall", "false_alarms"):
         if found[name] is not None:
             facts[f"contamination check, {name.replace('_', ' ')}"] = (

@@ -16,6 +16,7 @@ from stillhouse.exchanges import InputError
 from stillhouse.parity import TrainSplit, ValidationSplit
 
 LAYER_PROMPTS = 48
+NEVER = -1e4  # a log-probability whose exponential is 0.0
 
 
 def run_train(run: Run, folder: Path) -> None:
@@ -114,13 +115,24 @@ def _train_one(
     )
 
 
+def gold_target(run: Run, gold: str) -> Target:
+    """A gold answer to train on by the same loss as the teacher's.
+
+    Where a teacher's labels are trained on as probabilities, so is gold, all of it on one label:
+    the loss of a bare text would spend a short training on writing labels (see `loss`).
+    """
+    if run.recipe.teacher.answer != "score":
+        return Target(reply=gold)
+    scores = tuple(0.0 if label == gold else NEVER for label in run.task.labels)
+    return Target(reply=gold, label_scores=scores)
+
+
 def _gold(
     run: Run, train_split: TrainSplit, validation: ValidationSplit
 ) -> tuple[TrainSplit, ValidationSplit, dict[str, Target]]:
     """The same items with gold answers in place of the teacher's, where they have one."""
-    del run
     gold = {
-        item.id: Target(reply=item.gold)
+        item.id: gold_target(run, item.gold)
         for item in (*train_split.items, *validation.items)
         if item.gold is not None
     }
