@@ -85,7 +85,37 @@ def test_answer_files_are_judged_without_any_model(tmp_path: Path) -> None:
     assert done.returncode == Exit.DONE, done.stderr
     verdict = json.loads(done.stdout)["verdict"]
     assert verdict["interval"]["estimate"] == pytest.approx(-7.5), "2 against 5 of 40 wrong"
-    assert (tmp_path / "verdict" / "report.html").exists()
+    page = (tmp_path / "verdict" / "report.html").read_text()
+    assert "this judgement names none (`training`)" in page
+
+
+def test_a_judgement_of_given_answers_has_baselines_where_training_items_are_named(
+    tmp_path: Path,
+) -> None:
+    rows = [{"id": str(i), "text": f"it is {'warm' if i % 3 else 'cold'} {i}",
+             "label": "good" if i % 3 else "bad"} for i in range(60)]  # fmt: skip
+    for name, part in (("test", rows[:30]), ("more", rows[30:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    answers = [{"id": row["id"], "text": row["label"]} for row in rows[:30]]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    recipe = (
+        "name: pair\ntask: {kind: label, labels: [good, bad]}\njudge: {margin: 5}\n"
+        "data: {path: test.jsonl, id: id, prompt: '{text}', gold: label}\n"
+        "training: {path: NAME.jsonl, id: id, prompt: '{text}', gold: label}\n"
+    )
+    sources = ("--teacher", "answers.jsonl", "--student", "answers.jsonl", "--out", "verdict")
+    (tmp_path / "judge.yaml").write_text(recipe.replace("NAME", "more"))
+    done = stillhouse("judge", "judge.yaml", *sources, cwd=tmp_path)
+    assert done.returncode == Exit.DONE, done.stderr
+    found = json.loads((tmp_path / "verdict" / "report.json").read_text())
+    sheets = {s["name"]: s["scores"][0]["value"] for s in found["judgement"]["sheets"]}
+    assert sheets["tfidf_gold"] == pytest.approx(100), "one word tells them apart"
+    assert sheets["majority"] == pytest.approx(200 / 3)
+    assert found["absent"].keys() == {"tfidf", "untrained", "gold_trained", "plain"}
+    (tmp_path / "judge.yaml").write_text(recipe.replace("NAME", "test"))
+    done = stillhouse("judge", "judge.yaml", *sources, cwd=tmp_path)
+    assert done.returncode == Exit.INPUT
+    assert "30 items are among `training` and `data`" in done.stderr
 
 
 def test_a_recipe_of_the_wrong_verb_and_a_margin_of_nothing_are_explained(

@@ -275,8 +275,10 @@ def test_an_endpoint_and_a_recording_are_judged_and_a_budget_holds(
 def test_where_data_are_split_one_teacher_is_learned_from_and_judged(
     task: Task, tmp_path: Path, server: Endpoint
 ) -> None:
+    first = 42  # of 48: the test items are asked last
+
     def changing(asked: Asked) -> Any:
-        name = "teacher-1" if asked.number <= 34 else "teacher-2"
+        name = "teacher-1" if asked.number <= first else "teacher-2"
         return asked.reply("positive" if "good" in asked.prompt else "negative", model=name)
 
     server.handler = changing
@@ -289,7 +291,7 @@ def test_where_data_are_split_one_teacher_is_learned_from_and_judged(
         for name, answer in read_answers(run / "label" / f"{split}.jsonl").items()
     }
     others = {n for n, answer in answers.items() if isinstance(answer, Failure)}
-    assert len(others) == len(answers) - 34
+    assert len(others) == len(answers) - first
     assert {a.model for a in answers.values() if isinstance(a, Reply)} == {"teacher-1"}
     test = [item.id for item in Run(recipe, run).splits.test.items]
     left = [name for name in test if name not in others]
@@ -300,9 +302,14 @@ def test_where_data_are_split_one_teacher_is_learned_from_and_judged(
     assert judgement["verdict"]["items"] == len(left)
     assert judgement["sheets"][0]["counts"][0]["failed"] == 0
     teachers = read(run, "label/summary.json")["teachers"]
-    assert list(teachers.values()) == [34, len(answers) - 34]
+    assert list(teachers.values()) == [first, len(answers) - first]
     page = (run / "report" / "report.html").read_text()
     assert "items that another one answered are left out" in page
+    server.asked.clear()
+    first = 30
+    with pytest.raises(Stopped, match="answered no test item") as stopped:
+        run_recipe(recipe, folder=tmp_path / "too-early")
+    assert stopped.value.reason == "teacher"
 
 
 def test_a_folder_is_judged_by_bits_per_byte(task: Task, tmp_path: Path) -> None:

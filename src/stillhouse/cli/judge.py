@@ -37,7 +37,7 @@ def judge(
     """Judge STUDENT against TEACHER by the task, data and margin of RECIPE, without training.
 
     RECIPE needs only name, task, data and judge (budget, too, where an endpoint is asked). All
-    items of its file are test items.
+    items of its file are test items; `training` may name others with gold answers, for baselines.
 
     TEACHER and STUDENT are each an answer file (.jsonl, one {"id": ITEM, "text": REPLY} a line), a
     model folder or GGUF file, or a YAML file with the keys of a recipe's teacher section: an

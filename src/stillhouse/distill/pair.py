@@ -31,21 +31,31 @@ from stillhouse.parity import (
     DataSpec,
     Item,
     JudgeConfig,
+    Task,
     TestSplit,
+    TrainSplit,
+    examples_of,
     judge,
+    majority_answers,
+    nearest_answers,
     read_answers,
     read_items,
+    regex_answers,
+    tfidf_answers,
     write_answers,
 )
+from stillhouse.parity.ngram import ngram_answers
 from stillhouse.parity.report import ReportInputs, write_report
-from stillhouse.parity.standing import standing
+from stillhouse.parity.standing import STUDENTS, standing
 from stillhouse.teachers import RecordedTeacher, open_journal
 from stillhouse.teachers.chat import ChatRequest, Sampling
 
 if TYPE_CHECKING:
     from stillhouse.teachers.weights import Precision
 
-NO_TRAINING = "it learns from training items, and this judgement has test items alone"
+NO_TRAINING = "it learns from training items, and this judgement names none (`training`)"
+NO_ANSWERS = "the teacher did not answer the items of `training`"
+NO_STUDENT = "this judgement trains no student"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +66,9 @@ class Judging:
     seed: int = key("seed of the resampling", 1)
     task: TaskSpec = key("what an answer is")
     data: DataSpec = key("the test items")
+    training: DataSpec | None = key(
+        "other items with gold answers, for baselines that learn from them", None
+    )
     judge: JudgeSpec = key("what is claimed")
     max_tokens: int = key("longest reply of a model folder", 256)
     budget: BudgetSpec = key("caps on what endpoints may cost", BudgetSpec)
@@ -91,6 +104,7 @@ def judge_pair(
     progress = progress or Silent()
     task = judging.task.task()
     items = read_items(judging.data, task)
+    baselines, fitted = _baselines(judging, task, items)
     with RunLock(out):
         sheets = {
             name: _answers(judging, source, items, out / f"{name}.jsonl", progress)
@@ -101,7 +115,7 @@ def judge_pair(
             TestSplit(items),
             sheets["teacher"],
             sheets["student"],
-            {},
+            baselines,
             JudgeConfig(
                 task=task,
                 margin=spec.margin,
@@ -120,12 +134,47 @@ def judge_pair(
                 title=judging.name,
                 judgement=judgement,
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                absent=dict.fromkeys(standing(task.kind, judgement.verdict.metric), NO_TRAINING),
+                baselines=fitted,
+                absent={
+                    **dict.fromkeys(standing(task.kind, judgement.verdict.metric), NO_TRAINING),
+                    **({} if judging.training is None else {"tfidf": NO_ANSWERS}),
+                    **dict.fromkeys(STUDENTS, NO_STUDENT),
+                },
                 data={"file": judging.data.path.name, "items": f"{len(items):,}"},
                 reproduce=(f"stillhouse judge RECIPE --teacher {teacher} --student {student}",),
             ),
         )
     return RunResult(out, {}, judgement.to_json(), page=out / "report.html")
+
+
+def _baselines(
+    judging: Judging, task: Task, items: tuple[Item, ...]
+) -> tuple[dict[str, Answers], dict[str, str]]:
+    """What trivial methods reach that learned from the gold answers of `training`, and how."""
+    if judging.training is None:
+        return {}, {}
+    learned = TrainSplit(read_items(judging.training, task))
+    examples = examples_of(task, learned, None)
+    common = {item.id for item in learned.items} & {item.id for item in items}
+    if common:
+        raise InputError(
+            f"{len(common):,} items are among `training` and `data`, such as {min(common)}",
+            place=str(judging.training.path),
+            repair="take the test items out of `training`",
+        )
+    count = f"{len(examples):,} gold answers of {judging.training.path.name}"
+    sheets: dict[str, Answers] = {}
+    if judging.judge.metric == "bits_per_byte":
+        sheets["ngram"] = ngram_answers(examples, items)
+        return sheets, {"ngram": f"counted in {count}; it does not read the prompt"}
+    sheets["majority"] = majority_answers(task, examples, items)
+    if task.kind == "label":
+        sheets["tfidf_gold"] = tfidf_answers(task, examples, [], items, name="tfidf_gold").answers
+    else:
+        sheets["nearest"] = nearest_answers(examples, items)
+    if task.kind == "json":
+        sheets["regex"] = regex_answers(examples, items)
+    return sheets, dict.fromkeys(sheets, f"learned from {count}")
 
 
 def _answers(

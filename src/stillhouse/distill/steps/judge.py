@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import orjson
 
 from stillhouse.distill.baselines import absent_students, gold_baselines, trivial_baselines
+from stillhouse.distill.parsing import build
 from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import ModelPlace, Run, choose, write_json
-from stillhouse.distill.steps.curate import teacher_worth
 from stillhouse.distill.steps.label import answered_by_one
 from stillhouse.parity import (
     NOT_MEASURED,
@@ -25,6 +25,7 @@ from stillhouse.parity import (
     MarginRecord,
     ModelCost,
     Price,
+    TeacherGate,
     TrainingCost,
     answers_price,
     cost_report,
@@ -117,10 +118,7 @@ def scores_labels(run: Run) -> bool:
 def judge_config(run: Run) -> JudgeConfig:
     """What is claimed, with the digest of the recipe that fixed it before the run."""
     spec = run.recipe.judge
-    label = run.folder / "label"
-    gate = teacher_worth(
-        run, read_answers(label / "validation.jsonl"), read_answers(label / "train.jsonl")
-    )
+    gate = run.read("curate", "gate.json")
     manifest = orjson.loads((run.folder / "manifest.json").read_bytes())
     return JudgeConfig(
         task=run.task,
@@ -132,7 +130,7 @@ def judge_config(run: Run) -> JudgeConfig:
         margin_record=MarginRecord(
             recipe_digest=manifest["recipe_digest"], recorded_at=manifest["started"]
         ),
-        validation=gate,
+        validation=None if gate is None else build(TeacherGate, gate, place="gate.json"),
         constrained=("teacher",) if run.recipe.teacher.constrain else (),
         teacher_lead=spec.teacher_lead,
         min_parseable=spec.min_parseable,

@@ -17,6 +17,7 @@ import numpy as np
 from stillhouse.distill.asking import ask_endpoint, open_endpoint, require_whole
 from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import SPLITS, Run, write_json
+from stillhouse.distill.stages import Stopped
 from stillhouse.exchanges import (
     Journal,
     KeyedDigests,
@@ -136,6 +137,7 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
             "the replies come from several teachers, and only the first of these is used: "
             + ", ".join(f"{name} ({count:,})" for name, count in teachers.items())
         )
+        _require_every_split(run, answers, next(iter(teachers)))
     return answers, {
         "teachers": teachers,
         "spent_nano": result.spent.nano,
@@ -165,6 +167,17 @@ def keep_one_teacher(
         for item, answer in answers.items()
     }
     return kept, {name: counts[name] for name in order}
+
+
+def _require_every_split(run: Run, answers: Answers, teacher: str) -> None:
+    for split in SPLITS:
+        if not answered_by_one(run.items(split), answers):
+            raise Stopped(
+                "teacher",
+                f"the teacher changed, and {teacher}, who answered most training items, answered"
+                f" no {split} item; nobody can be judged across teachers. Start a new run with"
+                " --run FOLDER",
+            )
 
 
 def answered_by_one(items: Sequence[Item], answers: Answers) -> tuple[Item, ...]:
