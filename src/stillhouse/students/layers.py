@@ -40,12 +40,12 @@ def choose_layers(
 ) -> LayerChoice:
     """Choose `n_layers` blocks of `model` by how little the next-token distribution suffers.
 
-    Candidates: `even` (evenly spaced, ends included), `head` (the first ones and the last) and
-    `influence` (those that change their input most, plus the ends). `prompts` are token ids of
+    Candidates: `even` (evenly spaced, ends included), `head` (the first ones and the last), `first`
+    and `influence` (those that change their input most, plus the ends). `prompts` are token ids of
     training prompts, a few dozen are enough; never those of validation or test items.
 
     The score is taken before any training, and training can change the order: it is a cheap guide
-    (three short forward passes), not a measurement of the finished student.
+    (a few short forward passes), not a measurement of the finished student.
     """
     depth = find_blocks(model)[1]
     if not 1 <= n_layers < depth:
@@ -114,6 +114,7 @@ def _candidates(
     return {
         "even": tuple(int(layer) for layer in even),
         "head": (*range(n_layers - 1), depth - 1),
+        "first": tuple(range(n_layers)),
         "influence": tuple(int(layer) for layer in strongest),
     }
 
