@@ -15,7 +15,7 @@ from benchmarks.gateways.fuzz import BrokenError, fuzz
 from stillhouse.gateway import reasoning, sse, strict_json
 from stillhouse.gateway.reasoning import ReasoningSplitter
 from stillhouse.gateway.sse import EventReader
-from stillhouse.gateway.surfaces import chat, fields, readers, reply
+from stillhouse.gateway.surfaces import chat, fields, listener, readers, reply
 
 HERE = Path(__file__).parent
 PARSERS = [Path(str(module.__file__)) for module in (reasoning, sse, strict_json)]
@@ -81,7 +81,7 @@ def passes_everything(given, table, extras):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("place", "name", "mutant"),
     [
-        (reply, "ReasoningSplitter", TagsAnywhere),
+        (listener, "ReasoningSplitter", TagsAnywhere),
         (reply, "EventReader", OneEventAChunk),
         (readers, "_said", shows_reasoning),
         (chat, "read_fields", passes_everything),

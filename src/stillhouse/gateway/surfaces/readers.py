@@ -15,10 +15,10 @@ from stillhouse.gateway.surfaces.produced import anthropic_usage, llamacpp_usage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stillhouse.gateway.surfaces.listener import Listener
     from stillhouse.gateway.surfaces.policy import Surface
-    from stillhouse.gateway.surfaces.reply import ReplyRebuilder
 
-    Reader = Callable[[dict[str, Any], ReplyRebuilder], None]
+    Reader = Callable[[dict[str, Any], Listener], None]
 
 _FINISH = {
     "stop": "stop",
@@ -38,7 +38,7 @@ _FINISH = {
 _GIVEN_UP = frozenset({"abort", "error"})
 
 
-def read_chat(reply: dict[str, Any], to: ReplyRebuilder) -> None:
+def read_chat(reply: dict[str, Any], to: Listener) -> None:
     """Read a chat completion, or a chunk of one."""
     choices = reply.get("choices")
     if type(choices) is list:
@@ -60,7 +60,7 @@ def _index(choice: dict[str, Any]) -> int:
     return index if type(index) is int else -1  # of no choice: counted and not served
 
 
-def _finish(choice: dict[str, Any], index: int, to: ReplyRebuilder) -> None:
+def _finish(choice: dict[str, Any], index: int, to: Listener) -> None:
     reason = choice.get("finish_reason")
     if type(reason) is not str:
         return
@@ -70,7 +70,7 @@ def _finish(choice: dict[str, Any], index: int, to: ReplyRebuilder) -> None:
         to.take_finish(index, _FINISH.get(reason, "stop"), choice.get("stop_reason"))
 
 
-def _said(said: dict[str, Any], index: int, choice: dict[str, Any], to: ReplyRebuilder) -> None:
+def _said(said: dict[str, Any], index: int, choice: dict[str, Any], to: Listener) -> None:
     to.take_start(index)
     for name in ("reasoning_content", "reasoning"):
         thought = said.get(name)
@@ -102,7 +102,7 @@ def _said(said: dict[str, Any], index: int, choice: dict[str, Any], to: ReplyReb
                 _call(call, index, slot if type(slot) is int else position, to)
 
 
-def _call(call: dict[str, Any], index: int, slot: int, to: ReplyRebuilder) -> None:
+def _call(call: dict[str, Any], index: int, slot: int, to: Listener) -> None:
     function = call.get("function")
     if type(function) is not dict:
         return
@@ -114,7 +114,7 @@ def _call(call: dict[str, Any], index: int, slot: int, to: ReplyRebuilder) -> No
         to.take_arguments(index, slot, arguments)
 
 
-def read_completion(reply: dict[str, Any], to: ReplyRebuilder) -> None:
+def read_completion(reply: dict[str, Any], to: Listener) -> None:
     """Read a text completion, or a chunk of one."""
     choices = reply.get("choices")
     if type(choices) is list:
@@ -153,7 +153,7 @@ def _listed(given: Any) -> list[dict[str, Any]] | None:
     ]
 
 
-def _bill(reply: dict[str, Any], to: ReplyRebuilder) -> None:
+def _bill(reply: dict[str, Any], to: Listener) -> None:
     usage = openai_usage(reply.get("usage"))
     if usage is None and "timings" in reply:
         usage = llamacpp_usage(reply["timings"])
@@ -163,7 +163,7 @@ def _bill(reply: dict[str, Any], to: ReplyRebuilder) -> None:
         to.take_error()
 
 
-def read_message(reply: dict[str, Any], to: ReplyRebuilder) -> None:
+def read_message(reply: dict[str, Any], to: Listener) -> None:
     """Read a whole Anthropic message."""
     if reply.get("type") == "error" or reply.get("error") is not None:
         to.take_error()
@@ -181,7 +181,7 @@ def read_message(reply: dict[str, Any], to: ReplyRebuilder) -> None:
         to.take_finish(0, _FINISH.get(reason, "stop"), reply.get("stop_sequence"))
 
 
-def _block(block: dict[str, Any], slot: int, to: ReplyRebuilder) -> None:
+def _block(block: dict[str, Any], slot: int, to: Listener) -> None:
     kind = block.get("type")
     if kind == "text" and type(block.get("text")) is str:
         to.take_text(0, block["text"], None)
@@ -198,7 +198,7 @@ def _block(block: dict[str, Any], slot: int, to: ReplyRebuilder) -> None:
         to.take_blob({"d": block["data"]})
 
 
-def read_message_event(event: dict[str, Any], to: ReplyRebuilder) -> None:
+def read_message_event(event: dict[str, Any], to: Listener) -> None:
     """Read an event of an Anthropic stream."""
     kind = event.get("type")
     slot = event.get("index")
@@ -228,7 +228,7 @@ def read_message_event(event: dict[str, Any], to: ReplyRebuilder) -> None:
         to.take_error()
 
 
-def _message_delta(delta: dict[str, Any], slot: int, to: ReplyRebuilder) -> None:
+def _message_delta(delta: dict[str, Any], slot: int, to: Listener) -> None:
     kind = delta.get("type")
     if kind == "text_delta" and type(delta.get("text")) is str:
         to.take_text(0, delta["text"], None)
@@ -240,7 +240,7 @@ def _message_delta(delta: dict[str, Any], slot: int, to: ReplyRebuilder) -> None
         to.take_signature(delta["signature"])
 
 
-def read_response(reply: dict[str, Any], to: ReplyRebuilder) -> None:
+def read_response(reply: dict[str, Any], to: Listener) -> None:
     """Read a whole response object."""
     if reply.get("error") is not None or reply.get("status") in ("failed", "cancelled"):
         to.take_error()
@@ -255,7 +255,7 @@ def read_response(reply: dict[str, Any], to: ReplyRebuilder) -> None:
     _response_end(reply, to)
 
 
-def _response_end(reply: dict[str, Any], to: ReplyRebuilder) -> None:
+def _response_end(reply: dict[str, Any], to: Listener) -> None:
     usage = openai_usage(reply.get("usage"))
     if usage is not None:
         to.usage = usage
@@ -267,7 +267,7 @@ def _response_end(reply: dict[str, Any], to: ReplyRebuilder) -> None:
     to.take_finish(0, reason, None)
 
 
-def _item(item: dict[str, Any], slot: int, to: ReplyRebuilder) -> None:
+def _item(item: dict[str, Any], slot: int, to: Listener) -> None:
     kind = item.get("type")
     parts = item.get("content")
     if kind == "message":
@@ -289,7 +289,7 @@ def _item(item: dict[str, Any], slot: int, to: ReplyRebuilder) -> None:
         _encrypted(item, to)
 
 
-def _encrypted(item: dict[str, Any], to: ReplyRebuilder) -> None:
+def _encrypted(item: dict[str, Any], to: Listener) -> None:
     if type(item.get("encrypted_content")) is str:
         blob = {"e": item["encrypted_content"]}
         if type(item.get("id")) is str:
@@ -297,7 +297,7 @@ def _encrypted(item: dict[str, Any], to: ReplyRebuilder) -> None:
         to.take_blob(blob)
 
 
-def read_response_event(event: dict[str, Any], to: ReplyRebuilder) -> None:
+def read_response_event(event: dict[str, Any], to: Listener) -> None:
     """Read an event of a Responses stream.
 
     Servers send deltas and then the whole again, or the whole only: a part of which a delta was
@@ -341,7 +341,7 @@ def read_response_event(event: dict[str, Any], to: ReplyRebuilder) -> None:
         to.take_error()
 
 
-def _item_event(item: Any, slot: int, done: bool, to: ReplyRebuilder) -> None:
+def _item_event(item: Any, slot: int, done: bool, to: Listener) -> None:
     if type(item) is not dict:
         return
     if item.get("type") == "function_call":
