@@ -1,13 +1,14 @@
 """Bare pass-throughs on the gateway's own stack: no key, no limit, no record, nothing read.
 
-`aiohttp`: uvicorn and aiohttp's client, which is the usual pair. `own`: uvicorn and the gateway's
-own upstream connections, so that the difference to the whole gateway is the guard alone.
+`aiohttp`: uvicorn and aiohttp's client, which is the usual pair. `own`: the gateway's own server
+protocol and upstream connections, so that the difference to the whole gateway is the guard alone.
 Run as `python -m benchmarks.gateways.pass_through KIND PORT UPSTREAM_URL`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from typing import Any
@@ -17,6 +18,8 @@ import uvicorn
 import uvloop
 
 from stillhouse.gateway.config import Timeouts, Upstream
+from stillhouse.gateway.http import Request, Server
+from stillhouse.gateway.serving import bind
 from stillhouse.gateway.upstream import Pool
 
 JSON = [(b"content-type", b"application/json")]
@@ -56,20 +59,23 @@ def through_aiohttp(url: str) -> Any:
     return app
 
 
-def through_own(url: str) -> Any:
-    """Return the application over the gateway's own connections."""
+async def serve_own(url: str, port: int) -> None:
+    """Serve over the gateway's own connections on both sides until a signal."""
     pool = Pool(Upstream(url=url), Timeouts(), 2**18, None)
 
-    async def app(_: Any, receive: Any, send: Any) -> None:
-        body = await read_body(receive)
+    async def serve(request: Request) -> None:
+        body = await request.body(2**24)
         connection = await pool.open()
         connection.begin(pool.request("/v1/chat/completions", body), time.monotonic() + 60)
         status = await connection.head()
         data = await connection.whole(2**24, 60)
         connection.release()
-        await reply(send, status, data)
+        request.respond(status, b"content-type: application/json\r\n", data)
 
-    return app
+    await Server(serve, header_bytes=2**16).open(bind(f"127.0.0.1:{port}"))
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
 
 
 async def serve(app: Any, port: int) -> None:
@@ -92,9 +98,11 @@ async def serve(app: Any, port: int) -> None:
 def main() -> None:
     """Run one of them."""
     kind, port, url = sys.argv[1:]
-    app = through_aiohttp(url) if kind == "aiohttp" else through_own(url)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(app, int(port)))
+        if kind == "own":
+            runner.run(serve_own(url, int(port)))
+        else:
+            runner.run(serve(through_aiohttp(url), int(port)))
 
 
 if __name__ == "__main__":

@@ -176,13 +176,18 @@ def _outcome(turn: Turn, intent: dict[str, Any], status: int, refusal: str | Non
     intent["tools_offered"] = len(asked.tools)
     intent["status"] = status
     intent["latency_us"] = int((time.monotonic() - turn.started) * 1_000_000)
+    if refusal is not None:
+        intent["refusal"] = refusal
+    if turn.first_us is not None:
+        intent["first_token_us"] = turn.first_us
+    prefix = address_prefix(turn.client_text)
+    if prefix is not None:
+        intent["address_prefix"] = prefix
+    if turn.sdk is not None:
+        intent["sdk"] = turn.sdk
     for name, value in (
-        ("refusal", refusal),
-        ("first_token_us", turn.first_us),
-        ("address_prefix", address_prefix(turn.client_text)),
         ("asn", turn.asn),
         ("client_fingerprint", turn.fingerprint),
-        ("sdk", turn.sdk),
         ("seed", asked.seed),
         ("top_logprobs", asked.top_logprobs),
     ):

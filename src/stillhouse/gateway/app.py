@@ -80,6 +80,7 @@ class Gateway:
         *,
         offering: Offering,
         snapshot: Snapshot,
+        turns: set[Turn],
         books: Accounting,
         digests: KeyedDigests,
         throttle: FailureThrottle,
@@ -92,7 +93,7 @@ class Gateway:
     ):
         self.offering = offering
         self.snapshot = snapshot
-        self.turns: set[Turn] = set()
+        self.turns = turns
         self.draining = False
         self._books = books
         self._digest = digests.digest

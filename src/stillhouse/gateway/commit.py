@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
     from stillhouse.gateway.ledger import Ledger
     from stillhouse.gateway.log import Log
@@ -33,11 +33,15 @@ class Held(Protocol):
 
 
 class Commit:
-    """`memory` is the limiter where it holds its lines back (`Memory(hold=True)`)."""
+    """`memory` is the limiter where it holds its lines back (`Memory(hold=True)`).
 
-    def __init__(self, ledger: Ledger, memory: Memory | None, log: Log):
+    `turns` are the open requests: one that is alone does not wait for others.
+    """
+
+    def __init__(self, ledger: Ledger, memory: Memory | None, turns: Sized, log: Log):
         self._ledger = ledger
         self._memory = memory
+        self._turns = turns
         self._log = log
         self._requests: list[tuple[Held, bytes]] = []
         self._replies: list[Callable[[], None]] = []
@@ -55,7 +59,9 @@ class Commit:
 
     def soon(self) -> None:
         """See that lines are written in this pass of the loop."""
-        if not self._due:
+        if len(self._turns) == 1 and not self._due:
+            self.now()
+        elif not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self.now)
 

@@ -26,6 +26,7 @@ from stillhouse.gateway.log import Log
 from stillhouse.gateway.metrics import Metrics
 from stillhouse.gateway.offering import Offering
 from stillhouse.gateway.recorder import Recorder
+from stillhouse.gateway.turn import Turn
 from stillhouse.limits import Memory, Shared, SteadyClock
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class Service:
         self.recorder = Recorder(self.exchanges, self.ledger, digests, SkeletonHash(digests), sink)
         self._recover()
         memory = self.limiter if isinstance(self.limiter, Memory) else None
-        commit = self.commit = Commit(self.ledger, memory, self.log)
+        turns: set[Turn] = set()
+        commit = self.commit = Commit(self.ledger, memory, turns, self.log)
         books = self._books = Accounting(
             self.limiter, self.ledger, self.recorder, commit, self._clock, self.metrics, self.log
         )
@@ -119,6 +121,7 @@ class Service:
         self.app = Gateway(
             offering=Offering(config, digests, books, self._environment),
             snapshot=snapshot,
+            turns=turns,
             books=books,
             digests=digests,
             throttle=FailureThrottle(),

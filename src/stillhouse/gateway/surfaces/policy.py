@@ -181,9 +181,11 @@ class Image:
     detail: str = "auto"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Asked:
-    """A request that was understood, and what to send upstream for it.
+    """A request that was understood, and what to send upstream for it. Never changed.
+
+    (Frozen, each of its fields would cost as much as the whole of it.)
 
     `texts`: every text of the prompt in order, tool schemas apart, and in `roles` whose each is.
     `schema`: canonical bytes of the
