@@ -54,11 +54,17 @@ class InMemory:
 
 
 class Durable(InMemory):
-    """`Memory` on a folder; it loses everything that is not there."""
+    """`Memory` on a folder; it loses everything that is not there.
+
+    With a small `turn_after` its ledger is made short again and again, cell by cell.
+    """
+
+    def __init__(self, turn_after: int = 200_000):
+        self.turn_after = turn_after
 
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.make = lambda: Memory(folder=self.folder)
+        self.make = lambda: Memory(folder=self.folder, turn_after=self.turn_after)
         super().begin()
 
     def lose(self, now: int) -> str:
@@ -108,9 +114,9 @@ class DurableBound(Durable):
     def begin(self) -> None:
         InMemory.begin(self)
 
-    def __init__(self) -> None:
+    def __init__(self, turn_after: int = 200_000) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        super().__init__(lambda: Bound(folder=self.folder, hold=True))
+        self.make = lambda: Bound(folder=self.folder, hold=True, turn_after=turn_after)
 
     def call(self, work: Coroutine[Any, Any, Any], now: int) -> Any:
         found = super().call(work, now)
@@ -139,6 +145,15 @@ def test_bindings_decide_as_the_reference() -> None:
 
 def test_bindings_decide_as_the_reference_through_restarts() -> None:
     run(DurableBound, settings(SETTINGS, max_examples=20, stateful_step_count=30))
+
+
+@pytest.mark.parametrize("subject", [Durable, DurableBound])
+def test_a_ledger_that_is_always_being_made_short_decides_as_the_reference(
+    subject: type[Durable | DurableBound], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_CARRIED", 2)
+    options = settings(SETTINGS, max_examples=20, stateful_step_count=40)
+    run(lambda: subject(turn_after=3), options)
 
 
 class BurstOfTheLimit(cells.RollingCell):

@@ -18,7 +18,7 @@ from tests.limits.machine import SETTINGS, START, Machine
 from tests.limits.reference import SECOND
 from tests.limits.servers import RedisServer
 
-from stillhouse.limits import Demand, Limit, Reserved, Scope, Shared, shared
+from stillhouse.limits import Demand, Limit, Reserved, Scope, Shared, folding, shared
 
 TIME = "redis.call('TIME')"
 SET_TIME = "redis.call('LRANGE', 'the-time', 0, 1)"
@@ -49,8 +49,16 @@ class OnRedis:
 
     skewed = False  # whether the process's clock is wrong by some seconds, differently each time
 
-    def __init__(self, server: RedisServer, *, loses: bool, back_end: type[Shared] = Shared):
+    def __init__(
+        self,
+        server: RedisServer,
+        *,
+        loses: bool,
+        back_end: type[Shared] = Shared,
+        turn_after: int = 200_000,
+    ):
         self.server = server
+        self.turn_after = turn_after
         self.back_end = back_end
         self.loses = loses
         self.debts = not loses
@@ -69,6 +77,7 @@ class OnRedis:
                 process="one",
                 namespace=self.name,
                 forward_us=10**15,
+                turn_after=self.turn_after,
             )
         )
 
@@ -124,6 +133,14 @@ def test_the_shared_back_end_decides_as_the_reference(
 ) -> None:
     options = settings(SETTINGS, max_examples=30, stateful_step_count=40)
     run(lambda: OnRedis(server, loses=loses), options)
+
+
+def test_ledgers_that_are_folded_all_the_time_rebuild_what_the_reference_says(
+    server: RedisServer, under_set_time: pytest.MonkeyPatch
+) -> None:
+    under_set_time.setattr(folding, "_PARTS", 10**9)  # only what is of one microsecond is summed
+    options = settings(SETTINGS, max_examples=30, stateful_step_count=40)
+    run(lambda: OnRedis(server, loses=True, turn_after=3), options)
 
 
 NAIVE_REFUND = (

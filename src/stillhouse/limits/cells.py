@@ -172,6 +172,10 @@ class RollingCell:
 
     def adopt(self, limit: Limit) -> None:
         old, self.limit = self.limit.grain, limit
+        self._rescale(old)
+
+    def _rescale(self, old: int) -> None:
+        limit = self.limit
         self.level = min(-(-self.level // old) * limit.grain, LEVEL_MAX)
         if self.marks is not None:
             # Lows that become equal are joined, so that they rise strictly again.
@@ -181,11 +185,14 @@ class RollingCell:
             self.lows, self.marks = list(kept), list(kept.values())
 
     def dump(self) -> list[Any]:
-        return [self.limit.grain, self.level, self.at_us]
+        marks = self.marks or []
+        return [self.limit.grain, self.level, self.at_us, self.open, marks, self.lows]
 
     def load(self, state: list[Any]) -> None:
-        grain, level, self.at_us = state
-        self.level = min(-(-level // grain) * self.limit.grain, LEVEL_MAX)
+        grain, self.level, self.at_us, self.open, marks, lows = state
+        self.marks, self.lows = (marks, lows) if marks else (None, _NONE)
+        if grain != self.limit.grain:
+            self._rescale(grain)
 
 
 class PeriodCell:
@@ -218,7 +225,8 @@ class PeriodCell:
         self.fits(0, b"", now_us)
         # A refund belongs to the month of the admission, which may be over; a debt is always owed.
         if actual > cost or at_us >= self.begins_us:
-            self.used = min(self.used + actual - cost, LEVEL_MAX)
+            # Below zero only while a ledger is read whose states of cells are yet to come.
+            self.used = max(0, min(self.used + actual - cost, LEVEL_MAX))
 
     def wait_us(self, cost: int, now_us: int) -> int | None:
         if self.limit.kind == "balance" or cost > self.limit.amount:
@@ -237,10 +245,10 @@ class PeriodCell:
         self.limit = limit
 
     def dump(self) -> list[Any]:
-        return [self.used, self.begins_us, self.ends_us]
+        return [self.used, self.begins_us, self.ends_us, self.open]
 
     def load(self, state: list[Any]) -> None:
-        self.used, self.begins_us, self.ends_us = state
+        self.used, self.begins_us, self.ends_us, self.open = state
 
 
 class DistinctCell:

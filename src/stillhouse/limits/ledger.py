@@ -4,6 +4,11 @@ A record is in the kernel when its method returns (kill -9 loses nothing; loss o
 came after the last `sync`). Where the back end is in memory it is written when a reservation is
 admitted; where it is a store that may lose its data, before the store is asked, so that whatever
 the store ever admitted can be rebuilt.
+
+It does not grow for ever. After `turn_after` reservations a new file begins. For the back end in
+memory the states of all cells are then *carried* into it, a few at a time: read in order, a state
+stands in the place of all that was known of its cell, so a file that holds them all needs none
+before it. The file `base` names it, and what is older goes. For a store see folding.py.
 """
 
 from __future__ import annotations
@@ -27,8 +32,9 @@ if TYPE_CHECKING:
 
     from stillhouse.limits.binding import Binding
 
-_HEADER = {"ledger": 1}
-_EVENTS = "events-*.journal"
+_HEADER = {"ledger": 2}
+_BASE = "base"
+TURN_AFTER = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Intent:
     reservation_id: bytes
     at_us: int | None
     demands: tuple[Demand, ...]
+    mark: int = 0  # of the limiter in memory, by which the states of cells go
+    repeated: bool = False  # it was open when the file began, and is in an earlier one
 
 
 class Outcome(NamedTuple):
@@ -50,11 +58,27 @@ class Outcome(NamedTuple):
 
 
 class CellState(NamedTuple):
-    """One cell of a snapshot."""
+    """All that was known of a cell at this place of the file."""
 
     scope: Scope
     limit: Limit
     state: list[Any]
+
+
+class Charge(NamedTuple):
+    """What is left of settlements that were folded together: a cost, dated at the latest."""
+
+    at_us: int
+    demand: Demand
+
+
+class Time(NamedTuple):
+    """The limiter's time at this place of the file."""
+
+    now_us: int
+
+
+Event = Intent | Outcome | CellState | Charge | Time
 
 
 class Ledger:
@@ -64,8 +88,10 @@ class Ledger:
     `hold` lines wait for `write_reserved` and `write_settled`.
     """
 
-    def __init__(self, folder: Path, *, hold: bool = False):
+    def __init__(self, folder: Path, *, hold: bool = False, turn_after: int = TURN_AFTER):
         self.folder = folder
+        self.left = turn_after  # reservations to be written before the next turn is due
+        self._turn_after = turn_after
         self._lock = RunLock(folder)
         self._lock.__enter__()
         self._hold = hold
@@ -75,19 +101,25 @@ class Ledger:
         # By identity (the limit is kept, so it stays its own): hashing one costs a microsecond.
         self._known: dict[int, tuple[int, Limit]] = {}
         try:
-            self._number = max((_number(path) for path in folder.glob(_EVENTS)), default=0)
-            self._snapshots = max(
-                (_number(path) for path in folder.glob("cells-*.journal")), default=0
-            )
-            self._number = max(self._number, self._snapshots)
-            self._journal = self._begin(self._number + 1)
+            files = [*event_files(folder), *folder.glob("folded-*.journal")]
+            # What earlier processes wrote is in files before the `first`.
+            self.first = self.number = max(map(number_of, files), default=0) + 1
+            self._journal = self._begin()
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
 
-    def reserved(self, reservation_id: bytes, at_us: int | None, demands: Sequence[Demand]) -> None:
+    @property
+    def holds(self) -> bool:
+        """Whether lines wait to be written."""
+        return bool(self._reserved or self._settled)
+
+    def reserved(
+        self, reservation_id: bytes, at_us: int | None, demands: Sequence[Demand], mark: int = 0
+    ) -> None:
         """Write that this is about to be admitted (at `at_us`, where that is known)."""
-        record = {"r": reservation_id.hex(), "t": at_us, "d": self._rows(demands)}
+        self.left -= 1
+        record = {"r": reservation_id.hex(), "t": at_us, "m": mark, "d": self._rows(demands)}
         self._put(encode_record(record), self._reserved)
 
     def reserved_bound(
@@ -98,13 +130,16 @@ class Ledger:
         costs: Sequence[int],
         item: bytes,
         more: Sequence[Demand],
+        mark: int = 0,
     ) -> None:
         """`reserved` for `binding.demands(costs, item)` and `more`; its rows are written once."""
+        self.left -= 1
         if binding.journal is not self._journal:
             self._introduce_binding(binding)
         record: dict[str, Any] = {
             "r": reservation_id.hex(),
             "t": at_us,
+            "m": mark,
             "p": binding.number,
             "c": costs,
         }
@@ -160,52 +195,64 @@ class Ledger:
         self._journal.close()
         self._lock.__exit__(None, None, None)
 
-    def replace(self, cells: Iterable[CellState], now_us: int) -> None:
-        """Put a snapshot in the place of everything written before this ledger was opened.
+    def turn(self, now_us: int, open_intents: Iterable[Intent] = ()) -> None:
+        """Begin a new file; it repeats the reservations that are open. No line may wait."""
+        before = self._journal
+        self.number += 1
+        self._journal = self._begin()
+        before.close()
+        records: list[dict[str, Any]] = [{"now": now_us}]
+        for one in open_intents:
+            rows = self._rows(one.demands)
+            records.append(
+                {"o": one.reservation_id.hex(), "t": one.at_us, "m": one.mark, "d": rows}
+            )
+        self._journal.append_all(records)
 
-        Whatever was open then stays charged at its reservation.
-        """
-        number = self._number + 1  # of this process's own events, which the snapshot precedes
-        path = self.folder / f"cells-{number:08d}.journal"
-        with storage.replacing(path) as temporary, _journal(temporary) as journal:
-            journal.append({"now": now_us})
-            batch: list[dict[str, Any]] = []
-            for scope, limit, state in cells:
-                batch.append({"c": [scope.kind, scope.id, state], "l": _encode(limit)})
-                if len(batch) == 500:
-                    journal.append_all(batch)
-                    batch = []
-            journal.append_all(batch)
-        for old in sorted(self.folder.glob("*-*.journal")):
-            if _number(old) < number:
-                storage.remove(old)
+    def note(self, now_us: int) -> None:
+        """Write the limiter's time."""
+        self._journal.append({"now": now_us})
 
-    def snapshot(self) -> tuple[int, Iterator[CellState]]:
-        """Time of the newest snapshot and its cells; 0 and none where there is no snapshot."""
-        path = self.folder / f"cells-{self._snapshots:08d}.journal"
-        if not path.exists():
-            return 0, iter(())
-        records = iterate_journal(path)
-        now_us = next(records)["now"]
+    def carry(self, cells: Iterable[CellState]) -> None:
+        """Write the states of cells into the present file. No line may wait."""
+        records = [
+            {"c": [self._number_of(limit), scope.kind, scope.id, state]}
+            for scope, limit, state in cells
+        ]
+        self._journal.append_all(records)
 
-        def cells() -> Iterator[CellState]:
-            limits: dict[str, Limit] = {}
-            for record in records:
-                kind, name, state = record["c"]
-                limit = limits.setdefault(repr(record["l"]), _decode(record["l"]))
-                yield CellState(Scope(kind, name), limit, state)
+    def whole(self, cell_count: int) -> None:
+        """Say that the present file needs none before it, and remove those."""
+        self._journal.sync()
+        storage.write_atomic(self.folder / _BASE, b"%d\n" % self.number)
+        for path in event_files(self.folder):
+            if number_of(path) < self.number:
+                storage.remove(path)
+        self.left = max(self._turn_after, 4 * cell_count)
 
-        return now_us, cells()
+    def postpone(self) -> None:
+        """Let the next turn be due after as many reservations again."""
+        self.left = self._turn_after
 
-    def events(self) -> Iterator[Intent | Outcome]:
-        """What was written after the newest snapshot, in order."""
-        for path in sorted(self.folder.glob(_EVENTS)):
-            if _number(path) >= self._snapshots:
+    def events(self) -> Iterator[Event]:
+        """What earlier processes wrote, in order, from the newest file that needs none before."""
+        base = self.folder / _BASE
+        begin = int(base.read_text("ascii")) if base.exists() else 0
+        for path in event_files(self.folder):
+            if begin <= number_of(path) < self.first:
                 yield from read_events(path)
 
-    def _begin(self, number: int) -> Journal:
+    @property
+    def path(self) -> Path:
+        """The file that is written to now."""
+        return self._journal.path
+
+    def _begin(self) -> Journal:
         self._known = {}
-        return _journal(self.folder / f"events-{number:08d}.journal")
+        return open_journal(self.folder / f"events-{self.number:08d}.journal")
+
+    def _number_of(self, limit: Limit) -> int:
+        return (self._known.get(id(limit)) or self._introduce(limit))[0]
 
     def _put(self, line: bytes, waiting: list[bytes]) -> None:
         if self._hold:
@@ -233,18 +280,25 @@ class Ledger:
 
     def _introduce(self, limit: Limit) -> tuple[int, Limit]:
         number = len(self._known)
-        self._journal.append({"l": number, "limit": _encode(limit)})
+        self._journal.append({"l": number, "limit": encode(limit)})
         introduced = self._known[id(limit)] = (number, limit)
         return introduced
 
 
-def read_events(path: Path) -> Iterator[Intent | Outcome]:
+def read_events(path: Path) -> Iterator[Event]:
     """Read one file of events, also while its process writes to it."""
     limits: dict[int, Limit] = {}
     scopes: dict[tuple[str, str], Scope] = {}
     bindings: dict[int, list[tuple[Scope, Limit]]] = {}
+
+    def demand(number: int, kind: str, name: str, cost: int, item: str = "") -> Demand:
+        scope = scopes.setdefault((kind, name), Scope(kind, name))
+        return Demand(scope, limits[number], cost, bytes.fromhex(item))
+
     for record in iterate_journal(path):
-        if "r" in record:
+        if "r" in record or "o" in record:
+            repeated = "o" in record
+            name = bytes.fromhex(record["o" if repeated else "r"])
             demands = []
             if "p" in record:
                 digest = bytes.fromhex(record.get("i", ""))
@@ -252,42 +306,51 @@ def read_events(path: Path) -> Iterator[Intent | Outcome]:
                     if cost:
                         own = digest if limit.kind == "distinct" else b""
                         demands.append(Demand(scope, limit, cost, own))
-            for number, kind, name, cost, *item in record.get("d", ()):
-                scope = scopes.setdefault((kind, name), Scope(kind, name))
-                digest = bytes.fromhex(item[0]) if item else b""
-                demands.append(Demand(scope, limits[number], cost, digest))
-            yield Intent(bytes.fromhex(record["r"]), record["t"], tuple(demands))
+            demands += [demand(*row) for row in record.get("d", ())]
+            yield Intent(name, record["t"], tuple(demands), record["m"], repeated)
         elif "s" in record:
             yield Outcome(bytes.fromhex(record["s"]), record["t"], record.get("a"), record["u"])
+        elif "c" in record:
+            number, kind, name, state = record["c"]
+            scope = scopes.setdefault((kind, name), Scope(kind, name))
+            yield CellState(scope, limits[number], state)
         elif "rows" in record:
             bindings[record["p"]] = [
                 (scopes.setdefault((kind, name), Scope(kind, name)), limits[number])
                 for number, kind, name in record["rows"]
             ]
+        elif "x" in record:
+            for at_us, *row in record["x"]:
+                yield Charge(at_us, demand(*row))
+        elif "l" in record:
+            limits[record["l"]] = decode(record["limit"])
         else:
-            limits[record["l"]] = _decode(record["limit"])
+            yield Time(record["now"])
 
 
-def read_all(root: Path) -> Iterator[Intent | Outcome]:
-    """The events of every process whose ledger's folder is in `root`: of each in its order."""
-    for path in sorted(root.glob(f"*/{_EVENTS}")):
-        yield from read_events(path)
+def event_files(folder: Path) -> list[Path]:
+    """The files of events in a process's folder, in order."""
+    return sorted(folder.glob("events-*.journal"))
 
 
-def _journal(path: Path) -> Journal:
+def open_journal(path: Path) -> Journal:
+    """Open a file of a ledger for writing."""
     return Journal.open(path, header=_HEADER, fsync_every=0)
 
 
-def _number(path: Path) -> int:
+def number_of(path: Path) -> int:
+    """The number in the name of a ledger's file."""
     return int(path.stem.rsplit("-", 1)[1])
 
 
-def _encode(limit: Limit) -> list[Any]:
+def encode(limit: Limit) -> list[Any]:
+    """A limit as JSON values."""
     kind, name, unit, shadow = limit.kind, limit.name, limit.unit, limit.shadow
     return [kind, name, unit, limit.amount, limit.window_us, limit.burst, shadow]
 
 
-def _decode(fields: list[Any]) -> Limit:
+def decode(fields: list[Any]) -> Limit:
+    """Return the limit that `encode` gave."""
     kind, name, unit, amount, window_us, burst, shadow = fields
     if kind == "rolling":
         return Limit.rolling(name, unit, amount, window_us, burst=burst, shadow=shadow)

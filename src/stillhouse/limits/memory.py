@@ -7,11 +7,12 @@ charged at its reservation. A second process on the folder is refused. Not for s
 from __future__ import annotations
 
 import heapq
+import itertools
 from typing import TYPE_CHECKING
 
 from stillhouse.exchanges import InputError
-from stillhouse.limits.cells import CELLS, DAY_US, FOREVER_US, Cell, RollingCell
-from stillhouse.limits.ledger import CellState, Intent, Ledger, Outcome
+from stillhouse.limits.cells import CELLS, DAY_US, FOREVER_US, Cell, PeriodCell, RollingCell
+from stillhouse.limits.ledger import TURN_AFTER, CellState, Intent, Ledger, Outcome, Time
 from stillhouse.limits.limit import LEVEL_MAX, Demand, Limit, Scope
 from stillhouse.limits.reservation import SETTLED, Reservation, settle, take, told
 from stillhouse.limits.results import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _SLOT_BITS = 20  # cells are looked at for eviction in slots of about a second
 _FIRST_LOOK_US = 2 * 10**6  # after that a cell is looked at when it would be drained
 _NUMEROUS = frozenset({"address", "end_user"})  # scopes whose number the clients choose
+_CARRIED = 16  # cells whose states are written at a time after a turn of the ledger
 _SETTLED_KEPT = 8192  # at least how many settled reservations are still told from unknown ones
 
 
@@ -45,11 +47,17 @@ class Memory:
     `cells_max` bounds the memory (roughly 0.5 kB a cell): beyond it nothing new is admitted, as a
     cell that still counts is never dropped. With `hold` nothing is written by `reserve_now` and
     `settle_now`: call `write_reserved` before anything reserved is served, and `write_settled`
-    after what was served is written down elsewhere; each takes one system call for many.
+    after what was served is written down elsewhere; each takes one system call for many. The
+    ledger in the folder is made short again after every `turn_after` reservations.
     """
 
     def __init__(
-        self, *, folder: Path | None = None, cells_max: int = 4_000_000, hold: bool = False
+        self,
+        *,
+        folder: Path | None = None,
+        cells_max: int = 4_000_000,
+        hold: bool = False,
+        turn_after: int = TURN_AFTER,
     ):
         self._cells: dict[tuple[Scope, str], Cell] = {}
         self._cells_max = cells_max
@@ -62,8 +70,9 @@ class Memory:
         self._slots: list[int] = []
         self._sweep_us = FOREVER_US
         self._ledger: Ledger | None = None
+        self._to_carry: Iterator[tuple[Scope, str]] | None = None
         if folder is not None:
-            ledger = Ledger(folder, hold=hold)
+            ledger = Ledger(folder, hold=hold, turn_after=turn_after)
             try:
                 self._restore(ledger)
             except BaseException:
@@ -92,8 +101,10 @@ class Memory:
             try:
                 charged = demands
                 if would_refuse:
-                    charged = [d for d, cell in zip(demands, cells, strict=True) if cell]
-                self._ledger.reserved(reservation_id, now_us, charged)
+                    charged = [
+                        d for d, cell in zip(demands, cells, strict=True) if cell is not None
+                    ]
+                self._ready().reserved(reservation_id, now_us, charged, mark)
             except InputError as error:
                 return Unavailable(str(error))
         readings = take(demands, cells, mark, now_us)
@@ -164,16 +175,19 @@ class Memory:
             return exceeded((*binding.demands(costs, item), *more), refused)
         if self._ledger is not None:
             try:
+                ledger = self._ready()
                 if would_refuse:
                     charged = [
                         binding.demand(index, cost, item)
                         for index, (cost, cell) in enumerate(zip(costs, held, strict=True))
-                        if cell
+                        if cell is not None
                     ]
-                    charged += [d for d, cell in zip(more, more_cells, strict=True) if cell]
-                    self._ledger.reserved(reservation_id, now_us, charged)
+                    charged += [
+                        d for d, cell in zip(more, more_cells, strict=True) if cell is not None
+                    ]
+                    ledger.reserved(reservation_id, now_us, charged, mark)
                 else:
-                    self._ledger.reserved_bound(reservation_id, now_us, binding, costs, item, more)
+                    ledger.reserved_bound(reservation_id, now_us, binding, costs, item, more, mark)
             except InputError as error:
                 return Unavailable(str(error))
         for cell, limit, cost in zip(held, limits, costs, strict=True):
@@ -199,7 +213,9 @@ class Memory:
             limits = (*limits, *[demand[1] for demand in more])
             costs = (*costs, *[demand[2] for demand in more])
             held += more_cells
-        self._open[reservation_id] = Reservation(now_us, mark, limits, costs, held, ())
+        self._open[reservation_id] = Reservation(
+            now_us, mark, limits, costs, held, more, binding.rows
+        )
         return Reserved(now_us, tuple(readings), would_refuse)
 
     def settle_now(
@@ -292,7 +308,41 @@ class Memory:
 
     def write_settled(self) -> str | None:
         """With `hold`: the same for settlements. Those that cannot be written wait for the next."""
-        return None if self._ledger is None else self._ledger.write_settled()
+        ledger = self._ledger
+        if ledger is None:
+            return None
+        failure = ledger.write_settled()
+        if ledger.left <= 0 and not ledger.holds:
+            try:
+                self._carry(ledger)
+            except InputError as error:
+                return str(error)
+        return failure
+
+    def _ready(self) -> Ledger:
+        """Return the ledger, for a reservation to be written."""
+        ledger = self._ledger
+        if ledger is None:
+            raise RuntimeError("no ledger")
+        if ledger.left <= 0 and not ledger.holds:
+            self._carry(ledger)
+        return ledger
+
+    def _carry(self, ledger: Ledger) -> None:
+        """Begin a new file of the ledger, or write the next few cells into one that has begun."""
+        try:
+            if self._to_carry is None:
+                ledger.turn(self._now_us, self._open_intents())
+                self._to_carry = iter(list(self._cells))
+            keys = list(itertools.islice(self._to_carry, _CARRIED))
+            if keys:
+                ledger.carry(self._states(keys))
+            else:
+                self._to_carry = None
+                ledger.whole(len(self._cells))
+        except InputError:
+            self._to_carry = None  # what was not written is lost to it: begun anew
+            raise
 
     async def reserve(
         self, reservation_id: bytes, demands: Sequence[Demand], now_us: int
@@ -341,10 +391,12 @@ class Memory:
             cell.take(demand.cost, demand.item, self._mark, self._now_us)
             cell.settle(demand.cost, demand.cost, self._mark, self._now_us, self._now_us)
 
-    def hold(self, reservation_id: bytes, demands: tuple[Demand, ...], at_us: int | None) -> int:
-        """Charge without asking and leave it open; return its mark."""
-        self._now_us = max(self._now_us, at_us or 0)
-        self._mark += 1
+    def hold(
+        self, reservation_id: bytes, demands: tuple[Demand, ...], at_us: int, mark: int = 0
+    ) -> int:
+        """Charge without asking and leave it open; return its mark (a new one without `mark`)."""
+        self._now_us = max(self._now_us, at_us)
+        self._mark = mark or self._mark + 1
         cells: list[Cell | None] = []
         for scope, limit, cost, item in demands:
             cell = self._cell(scope, limit)
@@ -378,9 +430,23 @@ class Memory:
 
     def dump(self) -> Iterator[CellState]:
         """Every cell that counts anything."""
-        for (scope, _), cell in self._cells.items():
-            if cell.empty_at_us(self._now_us) > self._now_us:
-                yield CellState(scope, cell.limit, cell.dump())
+        return self._states(list(self._cells))
+
+    def _states(self, keys: Iterable[tuple[Scope, str]]) -> Iterator[CellState]:
+        """Of every cell that counts anything."""
+        for key in keys:
+            cell = self._cells.get(key)
+            if cell is not None and cell.empty_at_us(self._now_us) > self._now_us:
+                yield CellState(key[0], cell.limit, cell.dump())
+
+    def _open_intents(self) -> Iterator[Intent]:
+        for name, entry in self._open.items():
+            scopes = [row[0] for row in entry.rows] + [demand.scope for demand in entry.demands]
+            rows = zip(scopes, entry.limits, entry.costs, entry.cells, strict=True)
+            charged = tuple(
+                Demand(scope, limit, cost) for scope, limit, cost, cell in rows if cell is not None
+            )
+            yield Intent(name, entry.at_us, charged, entry.mark)
 
     def _cell(self, scope: Scope, limit: Limit) -> Cell:
         cell = self._cells.get((scope, limit.cell))
@@ -431,19 +497,40 @@ class Memory:
         self._sweep_us = slots[0] << _SLOT_BITS if slots else FOREVER_US
 
     def _restore(self, ledger: Ledger) -> None:
-        self._now_us, cells = ledger.snapshot()
-        for scope, limit, state in cells:
-            self._cell(scope, limit).load(state)
         for event in ledger.events():
             if isinstance(event, Intent):
-                self.hold(event.reservation_id, event.demands, event.at_us)
-            else:
+                self._replay_intent(event)
+            elif isinstance(event, Outcome):
                 self._replay_outcome(event)
+            elif isinstance(event, CellState):
+                self._cell(event.scope, event.limit).load(event.state)
+            elif isinstance(event, Time):
+                self._now_us = max(self._now_us, event.now_us)
         for entry in self._open.values():
             settle(entry, {}, self._now_us)
         self._open.clear()
-        self._settled.clear()
-        ledger.replace(self.dump(), self._now_us)
+        ledger.note(self._now_us)
+        keys = iter(list(self._cells))
+        while part := list(itertools.islice(keys, 500)):
+            ledger.carry(self._states(part))
+        ledger.whole(len(self._cells))
+
+    def _replay_intent(self, event: Intent) -> None:
+        if not event.repeated:
+            self.hold(event.reservation_id, event.demands, event.at_us or 0, event.mark)
+        elif event.reservation_id not in self._open:
+            # Its charge is in the states of its cells, which follow.
+            cells: list[Cell | None] = []
+            for demand in event.demands:
+                cell = self._cell(demand.scope, demand.limit)
+                if isinstance(cell, RollingCell | PeriodCell):
+                    cell.open += 1
+                cells.append(cell)
+            limits, costs = [d.limit for d in event.demands], [d.cost for d in event.demands]
+            self._open[event.reservation_id] = Reservation(
+                event.at_us or 0, event.mark, limits, costs, cells, event.demands
+            )
+            self._mark = max(self._mark, event.mark)
 
     def _replay_outcome(self, event: Outcome) -> None:
         self._now_us = max(self._now_us, event.settled_us)

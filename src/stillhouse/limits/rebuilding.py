@@ -6,12 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.limits.cells import DistinctCell, LeaseCell, PeriodCell, RollingCell
-from stillhouse.limits.ledger import Intent, read_all
-from stillhouse.limits.limit import Demand
+from stillhouse.limits.folding import charges_of, read_ledgers
 from stillhouse.limits.memory import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
 _PART = 500
@@ -40,38 +39,18 @@ async def enter(
 
 
 def _read(root: Path, server_us: int) -> tuple[Memory, dict[bytes, int]]:
-    """All that the ledgers say, as cells; and of each open reservation its mark.
-
-    Shadow limits begin anew, as the ledgers do not say which of them would have refused.
-    """
-    intents: dict[bytes, Intent] = {}
-    charges: list[tuple[int, tuple[Demand, ...], Mapping[str, int]]] = []
-    now_us = server_us
-    for event in read_all(root):
-        if isinstance(event, Intent):
-            intents[event.reservation_id] = event
-            continue
-        now_us = max(now_us, event.settled_us, event.at_us or 0)
-        intent = intents.pop(event.reservation_id, None)
-        if intent is not None and event.used is not None and event.at_us is not None:
-            charges.append((event.at_us, intent.demands, event.used))
+    """All that the ledgers say, as cells; and of each open reservation its mark."""
+    charges, opened, now_us = charges_of(read_ledgers(root))
+    now_us = max(now_us, server_us)
     memory = Memory()
-    for at_us, demands, used in sorted(charges, key=lambda charge: charge[0]):
-        memory.charge(_at_actual(demands, used), at_us)
+    for at_us, demand in sorted(charges, key=lambda charge: charge.at_us):
+        memory.charge((demand,), at_us)
     memory.charge((), now_us)  # brings it to this time
     names = {}
-    for intent in intents.values():
+    for intent in opened:
         enforced = tuple(demand for demand in intent.demands if not demand.limit.shadow)
         names[intent.reservation_id] = memory.hold(intent.reservation_id, enforced, now_us)
     return memory, names
-
-
-def _at_actual(demands: tuple[Demand, ...], used: Mapping[str, int]) -> list[Demand]:
-    return [
-        demand._replace(cost=used.get(demand.limit.unit, demand.cost))
-        for demand in demands
-        if not demand.limit.shadow
-    ]
 
 
 def _parts(memory: Memory, names: dict[bytes, int]) -> Iterator[dict[str, Any]]:

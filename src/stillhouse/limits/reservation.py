@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stillhouse.limits.cells import Cell, RollingCell
-from stillhouse.limits.limit import PUBLIC_SCOPES, Demand, Limit
+from stillhouse.limits.limit import PUBLIC_SCOPES, Demand, Limit, Scope
 from stillhouse.limits.results import HEADER_UNITS, Reading, Settled, Unavailable
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ SETTLED = Settled()
 
 
 class Reservation(NamedTuple):
-    """A reservation, row by row; `demands` where it was not made through a binding alone."""
+    """A reservation, row by row: those of its binding, if any, then its `demands`."""
 
     at_us: int
     mark: int
@@ -24,6 +24,7 @@ class Reservation(NamedTuple):
     costs: Sequence[int]
     cells: list[Cell | None]  # None: nothing was charged (a shadow limit, or no cost)
     demands: Sequence[Demand]
+    rows: Sequence[tuple[Scope, Limit]] = ()  # of the binding, before `demands`
 
 
 def settle(entry: Reservation, used: Mapping[str, int], now_us: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.resources
 import secrets
 import time
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from stillhouse.exchanges import InputError
-from stillhouse.limits import rebuilding
-from stillhouse.limits.ledger import Ledger
+from stillhouse.limits import folding, rebuilding
+from stillhouse.limits.ledger import TURN_AFTER, Ledger
 from stillhouse.limits.limit import PUBLIC_SCOPES, Demand
 from stillhouse.limits.results import (
     HEADER_UNITS,
@@ -67,6 +68,8 @@ class Shared:
         self._open: dict[bytes, tuple[int, Sequence[Demand]]] = {}
         self._late: dict[bytes, Mapping[str, int]] = {}  # settlements the store has yet to hear of
         self._entering = asyncio.Lock()
+        self._unfolded = ledger.first > 1  # what earlier processes left
+        self._folding: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -79,11 +82,13 @@ class Shared:
         namespace: str = "stillhouse",
         forward_us: int = 10 * 10**6,
         timeout_s: float = 2.0,
+        turn_after: int = TURN_AFTER,
     ) -> Self:
         """Connect to `url` (redis://...), with this process's ledger in `folder`/`process`.
 
         `folder` is one that all processes of the namespace share. A step of the server's clock
-        forward counts for at most `forward_us` beyond what a process saw pass. Raises `InputError`
+        forward counts for at most `forward_us` beyond what a process saw pass. After `turn_after`
+        reservations the ledger is made short again. Raises `InputError`
         for a cluster, a store that may evict keys, a package that is missing, or a server that
         does not answer; `InUseError` where another process uses the ledger.
         """
@@ -95,7 +100,7 @@ class Shared:
             raise InputError(
                 "shared limits need the package redis", repair="pip install 'stillhouse[scale]'"
             ) from error
-        ledger = Ledger(folder / process)
+        ledger = Ledger(folder / process, turn_after=turn_after)
         try:
             made: list[Self] = []
 
@@ -161,6 +166,8 @@ class Shared:
         if reservation_id in self._open or reservation_id in self._late:
             return Unavailable("this reservation id was used before")
         try:
+            if self._ledger.left <= 0 or self._unfolded:
+                self._make_short()
             self._ledger.reserved(reservation_id, None, demands)
         except InputError as error:
             return Unavailable(str(error))
@@ -250,8 +257,27 @@ class Shared:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if self._folding is not None:
+            await asyncio.wait([self._folding])
         await self._client.aclose()
         self._ledger.close()
+
+    def _make_short(self) -> None:
+        """Begin a new file of the ledger where it is due; have the older ones folded."""
+        now_us = self._passed_us()
+        if not now_us or (self._folding is not None and not self._folding.done()):
+            return
+        ledger = self._ledger
+        if ledger.left <= 0:
+            ledger.turn(now_us)
+            ledger.postpone()
+        self._unfolded = False
+        work = functools.partial(
+            folding.fold, ledger.folder, first=ledger.first, upto=ledger.number, now_us=now_us
+        )
+        self._folding = asyncio.get_running_loop().run_in_executor(None, work)
+        # A failure leaves the files as they were, for the next time.
+        self._folding.add_done_callback(lambda done: done.exception())
 
     def _greet(self, info: bytes | str) -> None:
         """Look at the server behind a new connection, before anything is asked of it."""
