@@ -176,3 +176,27 @@ def test_a_stream_that_breaks_raises_the_clients_own_error(tmp_path: Path) -> No
                     pass
 
     asyncio.run(scenario())
+
+
+def test_each_account_has_a_prefix_cache_of_its_own_where_the_server_has_one(
+    tmp_path: Path,
+) -> None:
+    async def salts(dialect: str) -> list[Any]:
+        async with running(
+            tmp_path / dialect, answer, model={"dialect": dialect}, accounts=2
+        ) as gateway:
+            for key in (gateway.key, gateway.key, gateway.furnished.keys[1]):
+                made = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0)
+                gateway.clients.append(made)
+                hello: Any = [{"role": "user", "content": "Hi"}]
+                await made.chat.completions.create(model="small", messages=hello, user="UNIQUE")
+            assert "UNIQUE" not in str([asked.body for asked in gateway.upstream.asked])
+            return [asked.body.get("cache_salt") for asked in gateway.upstream.asked]
+
+    for dialect in ("vllm", "sglang", "openai"):
+        (tmp_path / dialect).mkdir()
+    for dialect in ("vllm", "sglang"):
+        first, again, other = asyncio.run(salts(dialect))
+        assert first == again != other
+        assert len(first) == 48
+    assert asyncio.run(salts("openai")) == [None] * 3

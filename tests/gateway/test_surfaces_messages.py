@@ -7,7 +7,8 @@ import json
 import pytest
 from tests.gateway.asking import MODELS, NOW_US, PNG, SCHEMA, USER, ask, refusal, served
 
-from stillhouse.gateway.surfaces import RequestPolicy, TierPolicy, parse_request
+from stillhouse.gateway.probes.replies import chat_reply
+from stillhouse.gateway.surfaces import ReplyRebuilder, RequestPolicy, TierPolicy, parse_request
 
 ANTHROPIC = {
     "system": [{"type": "text", "text": "be kind", "cache_control": {"type": "ephemeral"}}],
@@ -149,3 +150,15 @@ def test_thinking_has_a_budget_below_the_bound():
         )
         assert json.loads(asked.upstream_body)["thinking"]["budget_tokens"] == sent
         assert not asked.blobs  # there is no seal
+
+
+@pytest.mark.parametrize(("model", "field"), [("vllm", "stop_reason"), ("sglang", "matched_stop")])
+def test_a_stop_sequence_of_the_client_is_named_and_no_other(model, field):
+    base = {"model": model, "messages": [USER], "max_tokens": 9, "stop_sequences": ["END"]}
+    for stopped_by, reason in (("END", "stop_sequence"), ("</s>", "end_turn"), (7, "end_turn")):
+        reply = chat_reply({"content": "Hi"})
+        reply["choices"][0][field] = stopped_by
+        rebuild = ReplyRebuilder(ask("messages", **base), reply_id="r", created_s=1)
+        served = json.loads(rebuild.whole(json.dumps(reply).encode()).body)
+        assert served["stop_reason"] == reason
+        assert served["stop_sequence"] == ("END" if reason == "stop_sequence" else None)

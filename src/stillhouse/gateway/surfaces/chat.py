@@ -29,6 +29,7 @@ from stillhouse.gateway.surfaces.parts import (
     canonical,
     function,
     reply_schema,
+    tool_list,
     tool_name,
 )
 from stillhouse.gateway.surfaces.reading import (
@@ -205,10 +206,8 @@ def _part(value: Any, role: str, prompt: Prompt) -> dict[str, Any]:
 
 def read_tools(value: Any, prompt: Prompt) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Return (tools rebuilt, their names)."""
-    if type(value) is not list or len(value) > 1024:
-        raise wrong("tools", "a list of at most 1024 tools")
     tools: list[dict[str, Any]] = []
-    for given in value:
+    for given in tool_list(value):
         tool = keep_only(given, frozenset({"type", "function"}), "tools")
         if tool.get("type") != "function":
             raise wrong("tools.type", "function")

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from stillhouse.gateway.refusals import RefusedError
 from stillhouse.gateway.surfaces.fields import (
     Fate,
@@ -22,7 +20,7 @@ from stillhouse.gateway.surfaces.fields import (
     stop_sequences,
     wrong,
 )
-from stillhouse.gateway.surfaces.parts import Prompt, call_id, canonical, tool_name
+from stillhouse.gateway.surfaces.parts import Prompt, call_id, canonical, tool_list, tool_name
 from stillhouse.gateway.surfaces.reading import (
     Reading,
     bounded_tokens,
@@ -79,7 +77,7 @@ def read(given: dict[str, Any], prompt: Prompt) -> Reading:
     if "system" in taken:
         upstream["system"] = _content(taken["system"], "system", prompt, ("text",))
     thinking, wants_thinking = _thinking(taken.get("thinking"))
-    _bind(taken.get("messages"), prompt)
+    prompt.bind(_beginning(taken.get("messages")))
     rebuilt = _messages(taken.get("messages"), prompt)
     upstream["messages"] = rebuilt
     upstream |= sent
@@ -93,7 +91,7 @@ def read(given: dict[str, Any], prompt: Prompt) -> Reading:
         stream=bool(taken.get("stream")),
         include_usage=True,
         stop=tuple(taken.get("stop_sequences", ())),
-        blobs=wants_thinking and seals(prompt),
+        blobs=wants_thinking and prompt.seals,
         end_user=_end_user(taken.get("metadata")),
     )
     upstream["max_tokens"] = reading.max_tokens
@@ -118,30 +116,21 @@ def read(given: dict[str, Any], prompt: Prompt) -> Reading:
     return reading
 
 
-def seals(prompt: Prompt) -> bool:
-    """Return whether reasoning may be carried by the client, sealed."""
-    return prompt.policy.seal is not None and prompt.policy.tier.reasoning_blobs
-
-
-def _bind(value: Any, prompt: Prompt) -> None:
-    """Find what the conversation's reasoning blobs are bound by."""
-    seal = prompt.policy.seal
-    if seal is None:
-        return
-    if prompt.policy.session is not None:
-        prompt.session = seal.session(b"named\0" + prompt.policy.session.encode())
-    elif type(value) is list and value and type(value[0]) is dict:
-        # Clients move markers of cache_control about, and they change nothing of what is said.
-        first = value[0].get("content")
-        if type(first) is list:
-            first = [
-                {name: item for name, item in block.items() if name != "cache_control"}
-                for block in first
-                if type(block) is dict
-            ]
-            if len(first) == 1 and set(first[0]) == {"type", "text"}:
-                first = first[0]["text"]
-        prompt.session = seal.session(b"first\0" + orjson.dumps(first))
+def _beginning(value: Any) -> Any:
+    """Return what the first message says: a conversation's reasoning is bound by it."""
+    if type(value) is not list or not value or type(value[0]) is not dict:
+        return None
+    # Clients move markers of cache_control about, and they change nothing of what is said.
+    first = value[0].get("content")
+    if type(first) is list:
+        first = [
+            {name: item for name, item in block.items() if name != "cache_control"}
+            for block in first
+            if type(block) is dict
+        ]
+        if len(first) == 1 and set(first[0]) == {"type", "text"}:
+            first = first[0]["text"]
+    return first
 
 
 def _messages(value: Any, prompt: Prompt) -> list[dict[str, Any]]:
@@ -233,7 +222,7 @@ def _thinking_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any] | N
     if block.get("signature") == "":
         return None  # was shown without being sealed: there is nothing to give back
     # Not the client's text but what was sealed with it: it may have shown less, or nothing.
-    opened = open_blob(block.get("signature"), prompt)
+    opened = prompt.open_blob(block.get("signature"))
     if "t" not in opened:
         raise RefusedError("foreign_reasoning")
     return {"type": "thinking", "thinking": opened["t"], "signature": opened.get("s", "")}
@@ -241,24 +230,10 @@ def _thinking_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any] | N
 
 def _redacted_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any]:
     block = keep_only(given, _REDACTED, "a redacted_thinking block")
-    opened = open_blob(block.get("data"), prompt)
+    opened = prompt.open_blob(block.get("data"))
     if "d" not in opened:
         raise RefusedError("foreign_reasoning")
     return {"type": "redacted_thinking", "data": opened["d"]}
-
-
-def open_blob(text: Any, prompt: Prompt) -> dict[str, Any]:
-    """Return a reasoning blob that this account, session and model was given."""
-    policy = prompt.policy
-    if policy.seal is None or type(text) is not str:
-        raise RefusedError("foreign_reasoning")
-    return policy.seal.open(
-        text,
-        account=policy.account,
-        session=prompt.session,
-        model=prompt.served.name,
-        now_us=prompt.now_us,
-    )
 
 
 _BLOCKS = {
@@ -279,10 +254,8 @@ def _cache_control(value: Any) -> dict[str, str]:
 
 
 def _tools(value: Any, prompt: Prompt) -> list[dict[str, Any]]:
-    if type(value) is not list or len(value) > 1024:
-        raise wrong("tools", "a list of at most 1024 tools")
     tools = []
-    for given in value:
+    for given in tool_list(value):
         if type(given) is dict and given.get("type") not in (None, "custom"):
             raise wrong("tools.type", "custom: tools that the provider runs are not offered")
         tool = keep_only(given, _TOOL, "tools")

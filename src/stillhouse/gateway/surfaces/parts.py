@@ -86,6 +86,34 @@ class Prompt:
         self._add(media_type, data, "auto")
         return f"data:{media_type};base64,{data}"
 
+    @property
+    def seals(self) -> bool:
+        """Return whether reasoning may be carried by the client, sealed."""
+        return self.policy.seal is not None and self.policy.tier.reasoning_blobs
+
+    def bind(self, first: Any) -> None:
+        """Bind reasoning blobs to the client's session, else to how the conversation began."""
+        policy = self.policy
+        if policy.seal is None:
+            return
+        if policy.session is not None:
+            self.session = policy.seal.session(b"named\0" + policy.session.encode())
+        else:
+            self.session = policy.seal.session(b"first\0" + orjson.dumps(first))
+
+    def open_blob(self, text: Any) -> dict[str, Any]:
+        """Return a reasoning blob that this account, session and model was given."""
+        policy = self.policy
+        if policy.seal is None or type(text) is not str:
+            raise RefusedError("foreign_reasoning")
+        return policy.seal.open(
+            text,
+            account=policy.account,
+            session=self.session,
+            model=self.served.name,
+            now_us=self.now_us,
+        )
+
     def schema(self, value: Any, where: str) -> dict[str, Any]:
         """Take a JSON schema. A reference out of it would have the upstream fetch what it names."""
         if type(value) is not dict:
@@ -110,6 +138,13 @@ class Prompt:
             raise RefusedError("image_refused", "this model takes no images")
         if len(self.images) >= self.policy.tier.max_images:
             raise RefusedError("image_refused", f"at most {self.policy.tier.max_images} images")
+
+
+def tool_list(value: Any) -> list[Any]:
+    """Accept a list of tools, not yet read."""
+    if type(value) is list and len(value) <= 1024:
+        return value
+    raise wrong("tools", "a list of at most 1024 tools")
 
 
 def tool_name(value: Any, where: str) -> str:

@@ -67,7 +67,8 @@ def _finish(choice: dict[str, Any], index: int, to: Listener) -> None:
     if reason in _GIVEN_UP:
         to.take_error()
     else:
-        to.take_finish(index, _FINISH.get(reason, "stop"), choice.get("stop_reason"))
+        stopped_by = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's, SGLang's
+        to.take_finish(index, _FINISH.get(reason, "stop"), stopped_by)
 
 
 def _said(said: dict[str, Any], index: int, choice: dict[str, Any], to: Listener) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from stillhouse.gateway.refusals import RefusedError
 from stillhouse.gateway.surfaces.chat import EFFORTS
 from stillhouse.gateway.surfaces.fields import (
@@ -23,13 +21,13 @@ from stillhouse.gateway.surfaces.fields import (
     string_map,
     wrong,
 )
-from stillhouse.gateway.surfaces.messages import open_blob, seals
 from stillhouse.gateway.surfaces.parts import (
     Prompt,
     call_id,
     canonical,
     function,
     reply_schema,
+    tool_list,
     tool_name,
 )
 from stillhouse.gateway.surfaces.reading import (
@@ -103,7 +101,7 @@ def read(given: dict[str, Any], prompt: Prompt) -> Reading:
     items = [{"role": "user", "content": asked}] if type(asked) is str else asked
     if type(items) is not list or not items:
         raise RefusedError("bad_request", "input is neither text nor a list with items")
-    _bind(items, prompt)
+    prompt.bind(_beginning(items))
     rebuilt = [kept for item in items if (kept := _item(item, prompt)) is not None]
     if not rebuilt:
         raise RefusedError("bad_request", "input holds nothing to answer")
@@ -119,7 +117,7 @@ def read(given: dict[str, Any], prompt: Prompt) -> Reading:
         turns=len(rebuilt),
         stream=bool(taken.get("stream")),
         include_usage=True,
-        blobs=_BLOBS in include and seals(prompt),
+        blobs=_BLOBS in include and prompt.seals,
     )
     upstream["max_output_tokens"] = reading.max_tokens
     upstream["store"] = False
@@ -155,19 +153,13 @@ def _read_rarer(
         upstream["include"] = [*upstream.get("include", ()), _LOGPROBS]
 
 
-def _bind(items: list[Any], prompt: Prompt) -> None:
-    """Find what the conversation's reasoning blobs are bound by."""
-    seal = prompt.policy.seal
-    if seal is None:
-        return
-    if prompt.policy.session is not None:
-        prompt.session = seal.session(b"named\0" + prompt.policy.session.encode())
-        return
+def _beginning(items: list[Any]) -> Any:
+    """Return what the first message says: a conversation's reasoning is bound by it."""
     first = next((item for item in items if type(item) is dict and item.get("role") == "user"), {})
     content = first.get("content")
     if type(content) is list and len(content) == 1 and type(content[0]) is dict:
         content = content[0].get("text", content)
-    prompt.session = seal.session(b"first\0" + orjson.dumps(content))
+    return content
 
 
 def _item(value: Any, prompt: Prompt) -> dict[str, Any] | None:
@@ -247,7 +239,7 @@ def _reasoning_item(value: dict[str, Any], prompt: Prompt) -> dict[str, Any] | N
     item = keep_only(value, _REASONING, "a reasoning item")
     if item.get("encrypted_content") is None:
         return None  # was shown without being sealed: there is nothing to give back
-    opened = open_blob(item["encrypted_content"], prompt)
+    opened = prompt.open_blob(item["encrypted_content"])
     if "e" in opened:
         kept = {"type": "reasoning", "summary": [], "encrypted_content": opened["e"]}
         return kept | ({"id": opened["i"]} if "i" in opened else {})
@@ -266,10 +258,8 @@ _ITEMS = {
 
 
 def _tools(value: Any, prompt: Prompt) -> list[dict[str, Any]]:
-    if type(value) is not list or len(value) > 1024:
-        raise wrong("tools", "a list of at most 1024 tools")
     tools = []
-    for given in value:
+    for given in tool_list(value):
         if type(given) is not dict or given.get("type") != "function":
             raise wrong("tools.type", "function: tools that the provider runs are not offered")
         rest = {name: item for name, item in given.items() if name != "type"}
