@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -82,6 +83,7 @@ class Load:
 
 def measure(run: Part) -> None:
     """Load, watch the memory, tell."""
+    os.sched_setaffinity(0, {rig.LOADING})
     accounts = 3_000 if run.smoke else ACCOUNTS
     warm_up, requests = (3_000, 5_000) if run.smoke else (WARM_UP, REQUESTS)
     with contextlib.ExitStack() as stack:
