@@ -34,7 +34,7 @@ local n = {first}
 request = function()
   n = n + 1
   local key, address = keys[n % #keys + 1], nil
-  if n % 10 == 0 then key = string.sub(key, 1, -9) .. "AAAAAAAA" end
+  if (n + math.floor(n / #keys)) % 10 == 0 then key = string.sub(key, 1, -9) .. "AAAAAAAA" end
   if n % 2 == 0 then
     address = string.format("2a%02x:%x:%x::%x", n % 8, n % 65521, n % 65519, n % 97 + 1)
   else
