@@ -38,6 +38,7 @@ class Part:
 
     smoke: bool
     folder: Path
+    allowed: frozenset[int]  # cores
 
     def tell(
         self,
@@ -55,6 +56,7 @@ class Part:
         if self.smoke:
             print(f"{figure}: {value:.4g} {unit} [{low}, {high}] (smoke: no row)", flush=True)
             return
+        os.sched_setaffinity(0, self.allowed)  # the row names all the cores that were used
         rows.append(
             "gateway",
             figure,
@@ -75,11 +77,11 @@ def part(doc: str | None) -> Iterator[Part]:
     parser = argparse.ArgumentParser(description=doc, allow_abbrev=False)
     parser.add_argument("--smoke", action="store_true", help="short, and writes no rows")
     smoke = parser.parse_args().smoke
-    allowed = os.sched_getaffinity(0)
+    allowed = frozenset(os.sched_getaffinity(0))
     if len(allowed) == 1:  # what is measured and what loads it share the only core
         rig.MEASURED = rig.LOADING = min(allowed)
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as folder:
-        yield Part(smoke, Path(folder))
+        yield Part(smoke, Path(folder), allowed)
 
 
 def write(path: Path, listen: str, url: str, **changes: Any) -> Path:
