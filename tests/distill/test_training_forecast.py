@@ -76,7 +76,7 @@ def test_memory_counts_every_trained_parameter_and_every_reply_position(tiny_mod
     base = predict(trainable_parameters=0)
     assert predict() - base == 16 * total
     assert predict(freeze_embeddings=True) - base == 16 * (total - embedding)
-    assert predict(reply_tokens=10) - predict() == 16 * 330 * 10
+    assert predict(reply_tokens=10) - predict() == 20 * 330 * 10
 
 
 @pytest.mark.parametrize("work", ["score", "train"])

@@ -87,7 +87,9 @@ def gold_baselines(run: Run, items: Sequence[Item]) -> Baselines:
 
 def absent_students(run: Run) -> dict[str, str]:
     """Why a student that is trained for comparison alone is not there."""
-    why = {"plain": "the student itself was trained on replies alone: it is this baseline"}
+    why = {}
+    if run.recipe.train.divergence is None:
+        why["plain"] = "the student itself was trained on replies alone: it is this baseline"
     if not run.recipe.judge.gold_student:
         items = (*run.train_split.items, *run.splits.validation.items)
         if any(item.gold is not None for item in items):

@@ -11,6 +11,7 @@ import torch
 from stillhouse.distill.forecast import measure_speed, predict_memory
 from stillhouse.distill.precision import bf16_units, choose_dtype
 from stillhouse.distill.run import Run, choose
+from stillhouse.distill.whitebox import foresee, teacher_of_distributions
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item
 from stillhouse.teachers.scoring import shared_length
@@ -46,6 +47,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         teacher = run.load(run.teacher_place, "float32")
         notes += compare_tokenizers(teacher.tokenizer, start.tokenizer)
     student = _cut_to_size(run, start.model)
+    teaching = teacher_of_distributions(run, student, start.tokenizer)
     items = choose(run.splits.train.items, PROBE_ITEMS, run.recipe.seed)
     longest = _check_lengths(run, start)
     tokens = {"student": _mean_tokens(run, start, items)}
@@ -56,8 +58,8 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     frozen = {"freeze_embeddings": train.freeze_embeddings, "freeze_layers": train.freeze_layers}
     speeds["train"] = _speeds(student, "train", train.dtype, rows, length, **frozen)
     speeds["judge"] = _speeds(student, "score", run.recipe.teacher.dtype, rows, length)
-    if local:
-        teacher = run.load(run.teacher_place, "float32")
+    if teaching is not None or local:
+        teacher = teaching or run.load(run.teacher_place, "float32")
         tokens["teacher"] = _mean_tokens(run, teacher, items)
         speeds["teacher"] = _speeds(
             teacher.model, "score", run.recipe.teacher.dtype, rows, round(tokens["teacher"])
@@ -70,11 +72,26 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     fitted = _fit_time(run, plan, tokens, speeds, precision)
     dtype = cast("Precision", precision["train"])
     reply_tokens = 4 if run.task.kind == "label" else run.recipe.teacher.max_tokens
-    micro = max(run.recipe.train.micro_batch_tokens, longest)
+    whole = longest + reply_tokens
+    micro = min(max(train.micro_batch_tokens, whole), train.batch_size * whole)
     rank = run.recipe.student.lora_rank
+    foreseen: dict[str, Any] = {"cache_bytes": 0}
+    if teaching is not None:
+        foreseen = foresee(
+            run,
+            student,
+            teaching,
+            fitted,
+            reply_tokens=reply_tokens,
+            dtype=cast("Precision", precision["teacher"]),
+        )
+        beside = foreseen.pop("beside_bytes")
     run.forget()
+    if teaching is None:
+        beside = run.held_bytes()
     return {
         **fitted,
+        **foreseen,
         "notes": notes,
         "precision": precision,
         "tokens": tokens,
@@ -86,9 +103,11 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
             reply_tokens=max(1, round(micro * reply_tokens / (tokens["student"] + reply_tokens))),
             freeze_embeddings=run.recipe.train.freeze_embeddings,
             trainable_parameters=None if rank is None else _lora_parameters(student, rank),
+            white_box=teaching is not None,
+            beside_bytes=beside,
         ),
-        "disk_bytes": (6 + 4 * run.recipe.seeds)
-        * sum(parameter.numel() for parameter in student.parameters()),
+        "disk_bytes": (6 + 4 * run.recipe.seeds) * sum(p.numel() for p in student.parameters())
+        + foreseen["cache_bytes"],
         "tokenizer_vocabulary": len(start.tokenizer),
         "head_rows": int(start.model.get_output_embeddings().weight.shape[0]),
         "soft_cap": getattr(start.model.config, "final_logit_softcapping", None),
@@ -203,10 +222,18 @@ def _fit_time(
         steps = config.steps or math.ceil(batches * config.epochs)
         trained = recipe.seeds + (1 if recipe.judge.gold_student else 0)
         per_step = config.batch_size * tokens["student"] / speeds["train"][precision["train"]]
+        reading = 0.0
+        if config.divergence is not None:
+            # The teacher reads every batch, or each reply once; plain training takes as long again.
+            each = tokens["teacher"] / speeds["teacher"][precision["teacher"]]
+            live = config.divergence.source == "live"
+            per_step += config.batch_size * each if live else 0.0
+            reading = 0.0 if live else (items + count["validation"]) * each
+            trained += 1
         measured = math.ceil(steps / config.evaluate_every) * count["validation"]
         evaluating = measured * tokens["student"] / max(speeds["judge"].values())
         found = {
-            "train": trained * (steps * per_step + evaluating),
+            "train": trained * (steps * per_step + evaluating) + reading,
             "judge": (1.0 + recipe.seeds + 1.2 * (write == 1.0 and recipe.judge.writing))
             * write
             * count["test"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import transformers
 
+from stillhouse.distill.divergences import chunk_rows
 from stillhouse.distill.examples import Example
 from stillhouse.distill.freezing import freeze
 from stillhouse.distill.loss import make_batch, reply_loss
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 # intermediate size): counted with saved_tensors_hooks on Llama blocks of two shapes, exact to 1 %
 # there. Other gated architectures keep about as much.
 _KEPT: dict[str, tuple[int, int]] = {"float32": (24, 20), "bfloat16": (26, 10)}
-_LOGIT_BYTES = 16  # float32 logits, their log-softmax and gradient, and room for one more copy
-_PROCESS_BYTES = 600_000_000  # Python with torch and transformers loaded
+_LOGIT_BYTES = 20  # float32 logits, the reply's own, their log-softmax, and two gradients
+_CHUNK_BUFFERS = 5  # of one chunk's logits in float32: both models', logarithms, slopes, gradient
+_PROCESS_BYTES = 450_000_000  # Python with torch and transformers loaded
 
 
 def predict_memory(
@@ -38,12 +40,16 @@ def predict_memory(
     reply_tokens: int,
     freeze_embeddings: bool = True,
     trainable_parameters: int | None = None,
+    white_box: bool = False,
+    beside_bytes: int = 0,
 ) -> int:
     """Return the peak memory of training in bytes, the process itself included.
 
     `batch_tokens` and `reply_tokens` are those of one micro-batch (with padding). Float32 weights
     4, and per trained parameter gradient 4, AdamW 8 and best copy 4 bytes; in bfloat16 2 more per
-    matrix entry for the cast; per token what the blocks keep; logits at reply tokens only.
+    matrix entry for the cast; per token what the blocks keep; logits at reply tokens only, and with
+    `white_box` those of one chunk alone, of both models. `beside_bytes` are other models in this
+    process.
     `trainable_parameters` is for adapters; by default all are trained, except the frozen ones.
     """
     with torch.device("meta"):
@@ -62,8 +68,19 @@ def predict_memory(
         per_hidden * model_config.hidden_size + per_inner * inner
     )
     weights = 4 * total + 16 * trainable_parameters + (2 * total if dtype == "bfloat16" else 0)
-    logits = _LOGIT_BYTES * model_config.vocab_size * reply_tokens
-    return int(_PROCESS_BYTES + weights + kept * batch_tokens + logits)
+    rows = model_config.vocab_size
+    if white_box:
+        logits = _CHUNK_BUFFERS * 4 * rows * min(reply_tokens, chunk_rows(rows))
+        logits += 0 if freeze_embeddings else 4 * rows * model_config.hidden_size
+    else:
+        logits = _LOGIT_BYTES * rows * reply_tokens
+    return int(_PROCESS_BYTES + weights + kept * batch_tokens + logits + beside_bytes)
+
+
+def parameter_bytes(model: Any, dtype: Precision = "float32") -> int:
+    """Bytes of a model's weights in a precision."""
+    count: int = sum(parameter.numel() for parameter in model.parameters())
+    return count * DTYPES[dtype].itemsize
 
 
 def measure_speed(

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import torch
 
-from stillhouse.distill.checkpoints import STUDENT, CheckpointFolder, weights_digest
-from stillhouse.distill.examples import build_examples, epoch_batches, micro_batches
+from stillhouse.distill.checkpoints import STUDENT, CheckpointFolder, load, weights_digest, whole
+from stillhouse.distill.examples import build_examples, epoch_batches
 from stillhouse.distill.freezing import freeze
-from stillhouse.distill.loss import make_batch, reply_loss
-from stillhouse.distill.precision import choose_dtype, compute_in
+from stillhouse.distill.objective import DistributionObjective, RepliesObjective
+from stillhouse.distill.precision import choose_dtype
+from stillhouse.distill.ranks import Ranks
 from stillhouse.distill.training import CurvePoint, TrainProgress, TrainResult
 from stillhouse.exchanges import InputError, RunLock
-from stillhouse.students import merged, save_student
+from stillhouse.students import save_student
 from stillhouse.teachers.template import ChatTemplate
 from stillhouse.teachers.weights import end_ids
 
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stillhouse.distill.examples import Examples, Target
+    from stillhouse.distill.teaching import SplitName, Teacher
     from stillhouse.distill.training import TrainConfig
     from stillhouse.parity.items import TrainSplit, ValidationSplit
 
-# How often to checkpoint changes nothing in the weights, so it may change between attempts.
-_FREE = ("checkpoint_seconds", "checkpoint_steps")
+# What changes nothing in the weights, or by rounding only, may change between attempts.
+_FREE = ("checkpoint_seconds", "checkpoint_steps", "processes", "shard")
 
 
 @dataclass(slots=True)
@@ -43,11 +46,12 @@ class _State:
     best_loss: float = math.inf
     without_best: int = 0
     since_point: list[float] = field(default_factory=lambda: [0.0, 0.0])  # loss sum, reply tokens
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    curve: list[tuple[int, float, float, float | None]] = field(default_factory=list)
     tokens: int = 0
     reply_tokens: int = 0
     seconds: float = 0.0
     threads: list[int] = field(default_factory=list)
+    processes: list[int] = field(default_factory=list)
     done: bool = False
 
 
@@ -63,46 +67,53 @@ def run(
     *,
     seed: int,
     labels: Sequence[str],
+    teacher: Teacher | None,
+    ranks: Ranks | None,
+    compiled: bool,
 ) -> TrainResult:
     """See `training.train`."""
+    ranks = ranks or Ranks()
     if student.dtype != torch.float32:
         raise InputError(
             f"the student's weights are {student.dtype}; small updates would be rounded away",
             repair="load it with dtype float32 (train.dtype sets the precision of the products)",
         )
-    template = ChatTemplate(tokenizer, end_ids(student, tokenizer), "the student's tokenizer")
-    window = getattr(student.config, "max_position_embeddings", None) or 1 << 30
-    building: dict[str, Any] = {
-        "window": min(window, config.max_tokens or window),
-        "labels": labels,
-        "label_targets": config.label_targets,
-        "overlong": config.overlong,
-        "cut_replies": config.cut_replies,
-    }
-    train_set = build_examples(train.items, targets, template, **building)
-    validation_set = build_examples(validation.items, targets, template, **building)
+    if (config.divergence is None) != (teacher is None):
+        raise InputError("train.divergence and a teacher go together")
+    sets = prepare(student, tokenizer, train, validation, targets, config, labels)
     dtype = choose_dtype(config.dtype)
     settings = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    if config.divergence is not None:
+        settings["divergence"].pop("model")  # the teacher's identity says which, wherever it lies
     key = {
         **{f"train.{name}": str(value) for name, value in settings.items()},
         "computed dtype": dtype,
         "seed": str(seed),
-        "training data": train_set.digest(),
-        "validation data": validation_set.digest(),
+        "training data": sets["train"].digest(),
+        "validation data": sets["validation"].digest(),
         "student": weights_digest(student.state_dict()),
         "student config": _config_digest(student.config),
     }
-    with RunLock(folder):
-        checkpoints = CheckpointFolder(folder, key)
+    objective: RepliesObjective | DistributionObjective
+    if config.divergence is not None and teacher is not None:
+        key |= {"teacher": teacher.identity, "compiled": str(compiled)}
+        objective = DistributionObjective(
+            student, sets, dtype, config.divergence, teacher, compiled=compiled
+        )
+    else:
+        objective = RepliesObjective(student, sets, dtype, config.writing_weight)
+    with RunLock(folder) if ranks.leads else contextlib.nullcontext(), ranks.together():
+        checkpoints = CheckpointFolder(folder, key, ranks)
         finished = checkpoints.read_result()
-        if finished is not None:
+        if ranks.share(finished is not None):
             checkpoints.drop_checkpoint()
-            return finished
-        loop = _Loop(student, train_set, validation_set, config, dtype, checkpoints, seed)
+            return ranks.share(finished)  # type: ignore[no-any-return]
+        written = sum(len(targets[e.id].reply.encode()) for e in sets["validation"].examples)
+        loop = _Loop(objective, sets, config, checkpoints, seed, ranks, validation_bytes=written)
         state = loop.train(progress)
-        ordinary = merged(student)
+        ordinary = whole(student, ranks)
         # A kill after the rename of an earlier attempt leaves the same student here.
-        if not (folder / STUDENT).exists():
+        if ranks.leads and not (folder / STUDENT).exists():
             save_student(ordinary, tokenizer, folder / STUDENT)
         result = TrainResult(
             student=folder / STUDENT,
@@ -112,19 +123,47 @@ def run(
             best_step=state.best_step or 0,
             best_validation_loss=state.best_loss,
             stopped_early=state.step < loop.steps,
-            examples=len(train_set.examples),
+            examples=len(sets["train"].examples),
             tokens=state.tokens,
             reply_tokens=state.reply_tokens,
-            skipped={"train": dict(train_set.skipped), "validation": dict(validation_set.skipped)},
+            skipped={name: dict(found.skipped) for name, found in sets.items()},
             dtype=dtype,
             threads=tuple(state.threads),
+            processes=tuple(state.processes),
             seconds=state.seconds,
             curve=tuple(
-                CurvePoint(step=step, train_loss=a, validation_loss=b) for step, a, b in state.curve
+                CurvePoint(step=step, train_loss=a, validation_loss=b, bits_per_byte=c)
+                for step, a, b, c in state.curve
             ),
         )
         checkpoints.write_result(result)
     return result
+
+
+def prepare(
+    student: Any,
+    tokenizer: Any,
+    train: TrainSplit,
+    validation: ValidationSplit,
+    targets: Mapping[str, Target],
+    config: TrainConfig,
+    labels: Sequence[str],
+) -> dict[SplitName, Examples]:
+    """The examples of both splits, as the student reads them."""
+    template = ChatTemplate(tokenizer, end_ids(student, tokenizer), "the student's tokenizer")
+    window = getattr(student.config, "max_position_embeddings", None) or 1 << 30
+    building: dict[str, Any] = {
+        "window": min(window, config.max_tokens or window),
+        "labels": labels,
+        # A divergence is from the whole distribution at that token: labels have no part in it.
+        "label_targets": config.label_targets if config.divergence is None else "hard",
+        "overlong": config.overlong,
+        "cut_replies": config.cut_replies,
+    }
+    return {
+        "train": build_examples(train.items, targets, template, **building),
+        "validation": build_examples(validation.items, targets, template, **building),
+    }
 
 
 def _config_digest(config: Any) -> str:
@@ -147,22 +186,25 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 class _Loop:
     def __init__(
         self,
-        model: Any,
-        train: Examples,
-        validation: Examples,
+        objective: RepliesObjective | DistributionObjective,
+        sets: Mapping[SplitName, Examples],
         config: TrainConfig,
-        dtype: Literal["float32", "bfloat16"],
         checkpoints: CheckpointFolder,
         seed: int,
+        ranks: Ranks,
+        *,
+        validation_bytes: int,
     ):
-        self.model, self.config, self.seed = model, config, seed
-        self.train_set, self.validation_set = train, validation
-        self.checkpoints, self.dtype = checkpoints, dtype
-        self.lengths = [len(example.ids) for example in train.examples]
+        self.objective, self.config, self.seed = objective, config, seed
+        self.model = model = objective.model
+        self.sets, self.checkpoints, self.ranks = sets, checkpoints, ranks
+        self.validation_bytes = validation_bytes
+        self.lengths = {name: [len(e.ids) for e in found.examples] for name, found in sets.items()}
         self.steps = config.steps or math.ceil(
-            config.epochs * len(self.lengths) / config.batch_size
+            config.epochs * len(self.lengths["train"]) / config.batch_size
         )
         freeze(model, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
+        self.module = ranks.wrap(objective)
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         groups = [
             {
@@ -210,35 +252,42 @@ class _Loop:
                     )
                 )
                 every = config.checkpoint_steps or self.steps
-                due = now - last_write >= config.checkpoint_seconds
+                due = self.ranks.share(now - last_write >= config.checkpoint_seconds)
                 if due or self.state.done or state.step - last_step >= every:
                     self._checkpoint()
                     last_write, last_step = time.monotonic(), state.step
         if self.best is not None:
-            self._load(self.best)
+            load(self.parameters, self.best)
         self.model.eval()
         return state
 
     def _step(self, rate: float) -> float:
         """Take one optimiser step; return its mean loss per reply token."""
-        state, config = self.state, self.config
-        examples = self.train_set.examples
+        state, config, ranks = self.state, self.config, self.ranks
+        examples = self.sets["train"].examples
         batch = self._batch(state.step)
-        # Normalised over the whole step, so that its division into micro-batches does not matter.
+        # Normalised over the whole step, so that its division into micro-batches, and of those
+        # among processes (whose gradients are averaged), does not matter.
         reply_tokens = sum(examples[i].reply_tokens for i in batch)
+        divisor = reply_tokens / ranks.size
+        lengths = self.lengths["train"]
         self.model.train()
         total = 0.0
-        for part in micro_batches(batch, self.lengths, config.micro_batch_tokens):
-            tensors = make_batch([examples[i] for i in part], self.train_set.label_tokens)
-            with compute_in(self.dtype):
-                loss = reply_loss(self.model, tensors, config.writing_weight)
-            (loss / reply_tokens).backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm)
+        rounds = ranks.mine(self.objective.parts(batch, lengths, config.micro_batch_tokens))
+        for number, part in enumerate(rounds):
+            with ranks.collecting(self.module, last=number + 1 == len(rounds)):
+                loss = self.module("train", part or _least(batch, lengths))
+                # One without a part of its own works for nothing, since the others wait for it.
+                (loss / divisor if part else loss * 0.0).backward()
+            total += loss.item() if part else 0.0
+        (total,) = ranks.total(total)
+        norm = float(
+            _full(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm))
+        )
         if not math.isfinite(total) or not math.isfinite(norm):
             raise InputError(
                 f"training diverged at step {state.step + 1}: loss {total / reply_tokens}, "
-                f"gradient norm {float(norm)}",
+                f"gradient norm {norm}",
                 repair="lower train.learning_rate, or set train.dtype to float32",
             )
         for group in self.optimizer.param_groups:
@@ -248,39 +297,43 @@ class _Loop:
         state.step += 1
         state.since_point[0] += total
         state.since_point[1] += reply_tokens
-        state.tokens += sum(self.lengths[i] for i in batch)
+        state.tokens += sum(lengths[i] for i in batch)
         state.reply_tokens += reply_tokens
         state.done = state.step == self.steps
         return total / reply_tokens
 
     def _batch(self, step: int) -> list[int]:
-        per_epoch = math.ceil(len(self.lengths) / self.config.batch_size)
+        lengths = self.lengths["train"]
+        per_epoch = math.ceil(len(lengths) / self.config.batch_size)
         number, place = divmod(step, per_epoch)
         if self.epoch is None or self.epoch[0] != number:
-            batches = epoch_batches(
-                self.lengths, self.config.batch_size, seed=self.seed, epoch=number
-            )
+            batches = epoch_batches(lengths, self.config.batch_size, seed=self.seed, epoch=number)
             self.epoch = (number, batches)
         return self.epoch[1][place]
 
     @torch.no_grad()
     def _evaluate(self) -> None:
         """Measure the validation loss; keep the weights when it is the best so far."""
-        state, examples = self.state, self.validation_set.examples
-        lengths = [len(example.ids) for example in examples]
+        state, lengths = self.state, self.lengths["validation"]
         self.model.eval()
-        total = 0.0
-        for part in micro_batches(range(len(examples)), lengths, self.config.micro_batch_tokens):
-            tensors = make_batch([examples[i] for i in part], self.validation_set.label_tokens)
-            with compute_in(self.dtype):
-                total += reply_loss(self.model, tensors, self.config.writing_weight).item()
-        loss = total / sum(example.reply_tokens for example in examples)
+        total = nats = 0.0
+        every = range(len(lengths))
+        parts = self.objective.parts(every, lengths, self.config.micro_batch_tokens)
+        for part in self.ranks.mine(parts):
+            found = self.objective("validation", part or _least(every, lengths), measure=True)
+            if part:
+                total, nats = total + found[0].item(), nats + found[1].item()
+        total, nats = self.ranks.total(total, nats)
+        reply_tokens = sum(e.reply_tokens for e in self.sets["validation"].examples)
+        loss = total / reply_tokens
+        bits = nats / math.log(2) / self.validation_bytes
         if not math.isfinite(loss):
             raise InputError(
                 f"the validation loss at step {state.step} is {loss}",
                 repair="lower train.learning_rate, or set train.dtype to float32",
             )
-        state.curve.append((state.step, state.since_point[0] / state.since_point[1], loss))
+        trained = state.since_point[0] / state.since_point[1]
+        state.curve.append((state.step, trained, loss, None if math.isnan(bits) else bits))
         state.since_point = [0.0, 0.0]
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.without_best = loss, state.step, 0
@@ -292,31 +345,31 @@ class _Loop:
                 state.done = True
 
     def _checkpoint(self) -> None:
-        self.checkpoints.write(
-            {
-                **asdict(self.state),
-                "weights": dict(self.parameters),
-                "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-            },
-            self.best,
-        )
+        random = self.ranks.gather(torch.get_rng_state())
+        state = {**asdict(self.state), "random": random}
+        self.checkpoints.write(state, self.parameters, self.optimizer, self.best)
 
     def _resume(self) -> _State:
-        found = self.checkpoints.read()
+        found = self.checkpoints.read(self.parameters, self.optimizer)
         if found is not None:
             stored, self.best = found
-            self._load(stored.pop("weights"))
-            self.optimizer.load_state_dict(stored.pop("optimizer"))
-            torch.set_rng_state(stored.pop("random"))
-            stored.pop("key")
+            random = stored.pop("random")
+            torch.set_rng_state(random[self.ranks.rank if self.ranks.rank < len(random) else 0])
             self.state = _State(**stored)
-        threads = torch.get_num_threads()
-        if threads not in self.state.threads:
-            self.state.threads.append(threads)
+        for value, seen in (
+            (torch.get_num_threads(), self.state.threads),
+            (self.ranks.size, self.state.processes),
+        ):
+            if value not in seen:
+                seen.append(value)
         return self.state
 
-    @torch.no_grad()
-    def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(weights[name])
+
+def _least(batch: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """The shortest example of a batch."""
+    return [min(batch, key=lambda i: lengths[i])]
+
+
+def _full(value: Any) -> Any:
+    """A sharded value as all of it; needs every rank."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -22,7 +22,7 @@ from stillhouse.distill.steps.judge import run_judge
 from stillhouse.distill.steps.label import run_label
 from stillhouse.distill.steps.plan import run_plan
 from stillhouse.distill.steps.report import run_report
-from stillhouse.distill.steps.train import run_train
+from stillhouse.distill.steps.train import in_group, run_train
 from stillhouse.exchanges import InputError, RunLock, content_digest, sha256_file
 
 MANIFEST = "manifest.json"
@@ -63,6 +63,8 @@ FREE = {  # how a run is carried out, not what comes out of it
     "teacher.api_key_env",
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
+    "train.processes",
+    "train.shard",
 }
 _BASE = ("task", "data", "split", "seed")
 STAGES: tuple[Stage[Run], ...] = (
@@ -134,7 +136,7 @@ def run_recipe(
     progress = progress or Silent()
     folder = folder or Path("runs") / recipe.name
     run = Run(recipe, folder, progress)
-    with RunLock(folder):
+    with in_group(run), RunLock(folder):
         if not accept_changes:
             check_unchanged(folder, STAGES, run)
         _write_manifest(run, place)

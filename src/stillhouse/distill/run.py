@@ -19,6 +19,7 @@ from stillhouse.teachers import cache_folder, fetch, unpack
 from stillhouse.teachers.chat import ChatRequest, Sampling
 
 if TYPE_CHECKING:
+    from stillhouse.distill.ranks import Ranks
     from stillhouse.teachers.local import LocalModel
 
 SplitName = Literal["train", "validation", "test"]
@@ -48,6 +49,7 @@ class Run:
     recipe: Recipe
     folder: Path
     progress: Progress = field(default_factory=Silent)
+    ranks: Ranks | None = None  # where torchrun started several of this process
     _models: dict[tuple[ModelPlace, str], Any] = field(default_factory=dict)
 
     @cached_property
@@ -144,16 +146,22 @@ class Run:
             self._models[place, dtype] = self._models[bare, dtype].with_template(template)
         return self._models[place, dtype]  # type: ignore[no-any-return]
 
-    def forget(self) -> None:
+    def forget(self, *, small: bool = False) -> None:
         """Drop large models, to make room for the next stage's; reading small ones again is slower.
 
-        What is kept is never changed: whoever trains makes a copy.
+        With `small` these are dropped too. What is kept is never changed: whoever trains makes a
+        copy.
         """
         self._models = {
             key: model
             for key, model in self._models.items()
-            if model.parameters <= MOST_PARAMETERS_KEPT
+            if not small and model.parameters <= MOST_PARAMETERS_KEPT
         }
+
+    def held_bytes(self) -> int:
+        """Memory of the models that are kept now."""
+        every = {id(p): p for local in self._models.values() for p in local.model.parameters()}
+        return sum(p.numel() * p.element_size() for p in every.values())
 
     def read(self, stage: str, name: str) -> Any:
         """Read a JSON result of a finished stage."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stillhouse.distill.distribution import DivergenceConfig
 from stillhouse.exchanges import InputError
 from stillhouse.parity.items import TrainSplit, ValidationSplit
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from stillhouse.distill.examples import Target
+    from stillhouse.distill.ranks import Ranks
+    from stillhouse.distill.teaching import Teacher
 
 
 def _key(default: Any, help_text: str) -> Any:
@@ -81,6 +84,11 @@ class TrainConfig:
         "with soft label targets: weight of writing a label at all and ending there, beside which "
         "label it is; 1 is plain cross-entropy over the vocabulary, 0 a student that only scores",
     )
+    divergence: DivergenceConfig | None = _key(
+        None,
+        "learn the teacher's whole next-token distributions at the replies' tokens, instead of "
+        "the tokens alone; needs a teacher of the same vocabulary on this machine",
+    )
     max_tokens: int | None = _key(
         None, "longest example in tokens, prompt and reply; the model's window when absent"
     )
@@ -99,6 +107,16 @@ class TrainConfig:
     )
     checkpoint_steps: int | None = _key(
         None, "steps between two checkpoints, beside the wall time; for slow steps"
+    )
+    processes: int = _key(
+        1,
+        "processes that share each batch on this machine; under torchrun, its own number. More "
+        "than one changes the result by rounding only",
+    )
+    shard: bool = _key(
+        False,
+        "with several processes: each holds a part of weights, gradients and optimiser (FSDP2) "
+        "instead of all of them (DDP)",
     )
 
     def __post_init__(self) -> None:
@@ -120,6 +138,7 @@ class TrainConfig:
             "patience": self.patience is None or self.patience >= 1,
             "checkpoint_seconds": self.checkpoint_seconds >= 0,
             "checkpoint_steps": self.checkpoint_steps is None or self.checkpoint_steps >= 1,
+            "processes": self.processes >= 1,
         }
         for name, holds in rules.items():
             if not holds:
@@ -144,11 +163,16 @@ class TrainProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """Mean losses in nats per reply token: training since the last point, validation at `step`."""
+    """Mean losses in nats per reply token: training since the last point, validation at `step`.
+
+    The loss is the recipe's own: cross-entropy, or the divergence. `bits_per_byte` is what the
+    student spends on the validation replies' text, their ends included; None for soft labels.
+    """
 
     step: int
     train_loss: float
     validation_loss: float
+    bits_per_byte: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +180,9 @@ class TrainResult:
     """What training did. `student` is an ordinary model folder with the best step's weights.
 
     Everything but `seconds` is the same for the same inputs at the same thread count.
-    `weights_sha256` is over names, shapes and bytes of all the weights; `threads` lists every
-    thread count the run was worked on with (more than one: not exactly repeatable); `seconds` is
-    wall time over all attempts, as far as checkpoints know.
+    `weights_sha256` is over names, shapes and bytes of all the weights; `threads` and `processes`
+    list every thread count and number of processes that the run was worked on with (more than one:
+    not exactly repeatable); `seconds` is wall time over all attempts, as far as checkpoints know.
     """
 
     student: Path
@@ -175,6 +199,7 @@ class TrainResult:
     dtype: Literal["float32", "bfloat16"]
     threads: tuple[int, ...]
     seconds: float
+    processes: tuple[int, ...] = (1,)
     curve: tuple[CurvePoint, ...]
 
 
@@ -190,12 +215,18 @@ def train(
     *,
     seed: int,
     labels: Sequence[str] = (),
+    teacher: Teacher | None = None,
+    ranks: Ranks | None = None,
+    compiled: bool = False,
 ) -> TrainResult:
     """Train `student` (changed in place) on the targets of `train` and save the best in `folder`.
 
     `student` is a causal model in float32, plain or with adapters (only parameters that require a
     gradient are trained), and must be the same at every resume. `targets` are keyed by item id and
-    cover both splits; `labels` are a label task's, in the order of `label_scores`. `folder` then
+    cover both splits; `labels` are a label task's, in the order of `label_scores`. `teacher` gives
+    the distributions that `config.divergence` asks for; `compiled` fuses the arithmetic of such a
+    loss (a C++ compiler is needed, and must be at every resume). With `ranks` every process of a
+    group calls this with the same arguments, and each takes its part of every batch. `folder` then
     holds `student/` and `result.json`; until then a checkpoint. Called again it continues, or
     returns the finished result without training.
 
@@ -231,4 +262,7 @@ def train(
         progress or (lambda _progress: None),
         seed=seed,
         labels=labels,
+        teacher=teacher,
+        ranks=ranks,
+        compiled=compiled,
     )

@@ -18,7 +18,7 @@ from stillhouse.distill.divergences.fused import chunk_rows, divergence_loss
 from stillhouse.distill.divergences.head import Curve, Head
 from stillhouse.distill.divergences.hidden_states import LayerMap, hidden_state_loss
 from stillhouse.distill.divergences.normaliser import normaliser, reply_places
-from stillhouse.distill.divergences.packed import packed_states
+from stillhouse.distill.divergences.packed import check_packable, packed_layers, packed_states
 from stillhouse.distill.divergences.payloads import Payload
 from stillhouse.distill.divergences.sampling import sample_ids
 from stillhouse.distill.divergences.signals import HiddenStates, Sampled, Signal, TopK
@@ -38,11 +38,13 @@ __all__ = [
     "TeacherCache",
     "TopK",
     "build_cache",
+    "check_packable",
     "chunk_rows",
     "divergence_loss",
     "hidden_state_loss",
     "measure_fidelity",
     "normaliser",
+    "packed_layers",
     "packed_states",
     "reply_places",
     "sample_ids",

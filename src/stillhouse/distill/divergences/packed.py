@@ -27,18 +27,31 @@ def packed_states(model: Any, sequences: Sequence[Sequence[int]]) -> torch.Tenso
     Works inside autocast, `no_grad` and training alike. Raises `InputError` for a model whose
     layers do not all look at the whole sequence (sliding windows), or that has no stack of its own.
     """
+    return packed_layers(model, sequences)[-1]
+
+
+def packed_layers(
+    model: Any, sequences: Sequence[Sequence[int]], *, every: bool = False
+) -> list[torch.Tensor]:
+    """Return the last states alone, or with `every` the embeddings' and each block's before them.
+
+    As in transformers, what the head sees stands in place of the last block's own output.
+    """
     decoder = model.get_decoder()
-    _check(model)
+    check_packable(model)
     lengths = [len(ids) for ids in sequences]
     device = model.get_input_embeddings().weight.device
     ids_1N = torch.tensor([[i for ids in sequences for i in ids]], device=device)
     places_1N = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
     with _packed_attention(decoder.config):
         output = decoder(
-            input_ids=ids_1N, position_ids=places_1N, use_cache=False, packed_lengths=lengths
+            input_ids=ids_1N,
+            position_ids=places_1N,
+            use_cache=False,
+            packed_lengths=lengths,
+            output_hidden_states=every,
         )
-    states: torch.Tensor = output.last_hidden_state[0]
-    return states
+    return [states[0] for states in (output.hidden_states if every else [output.last_hidden_state])]
 
 
 def _attend(
@@ -89,7 +102,8 @@ def _packed_attention(config: Any) -> Iterator[None]:
         config._attn_implementation = own
 
 
-def _check(model: Any) -> None:
+def check_packable(model: Any) -> None:
+    """Raise `InputError` for a model whose layers do not all see the whole sequence."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)

@@ -15,6 +15,7 @@ from stillhouse.distill.parsing import build
 from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import ModelPlace, Run, choose, write_json
 from stillhouse.distill.steps.label import answered_by_one
+from stillhouse.distill.steps.train import PLAIN
 from stillhouse.parity import (
     NOT_MEASURED,
     Answers,
@@ -57,6 +58,9 @@ def run_judge(run: Run, folder: Path) -> None:
     if run.recipe.judge.gold_student:
         place = ModelPlace(run.folder / "train" / "gold" / "student")
         _ask(run, folder / "gold_trained.jsonl", place, dtype, items)
+    if run.recipe.train.divergence is not None:
+        place = ModelPlace(run.folder / "train" / PLAIN / "student")
+        _ask(run, folder / f"{PLAIN}.jsonl", place, dtype, items)
     if scores_labels(run) and run.recipe.judge.writing:
         first = run.student(seeds_of(run)[0])
         _ask(run, folder / "student_writing.jsonl", first, dtype, items, write=True)

@@ -130,7 +130,12 @@ def _room(run: Run, plan: dict[str, Any]) -> None:
         raise InputError(
             f"training would need about {plan['memory_bytes'] / 2**30:.1f} GiB of memory, this"
             f" machine has {memory / 2**30:.1f}",
-            repair="lower train.micro_batch_tokens, keep fewer layers, or set student.lora_rank",
+            repair="lower train.micro_batch_tokens, keep fewer layers, set student.lora_rank"
+            + (
+                ""
+                if run.recipe.train.divergence is None
+                else ", or take the teacher out of the loop with train.divergence.source: cache"
+            ),
         )
     if plan["disk_bytes"] is not None and plan["disk_bytes"] > disk:
         raise InputError(
@@ -166,5 +171,7 @@ def _sentences(plan: dict[str, Any]) -> list[str]:
     if seconds:
         lines.append("expected: " + ", ".join(f"{name} {s:,.0f} s" for name, s in seconds.items()))
     if plan["memory_bytes"] is not None:
+        if plan["cache_bytes"]:
+            lines.append(f"teacher cache at most {plan['cache_bytes'] / 2**20:,.1f} MiB of disk")
         lines.append(f"memory about {plan['memory_bytes'] / 2**30:.1f} GiB")
     return [*lines, *plan["cuts"], *plan["notes"]]

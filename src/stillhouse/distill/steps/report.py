@@ -13,6 +13,7 @@ from stillhouse.distill.parsing import build
 from stillhouse.distill.run import Run
 from stillhouse.distill.stages import remove_folder
 from stillhouse.distill.steps.judge import BASELINES, judge_sheets, seeds_of
+from stillhouse.distill.steps.train import CACHES, PLAIN
 from stillhouse.exchanges import replacing
 from stillhouse.parity import CostReport
 from stillhouse.parity.card import write_model_card
@@ -81,6 +82,7 @@ def _data(run: Run) -> dict[str, str]:
         "file": run.recipe.data.path.name,
         "items": ", ".join(f"{count:,} {name}" for name, count in run.plan["items"].items()),
         "trained on": f"{curated['kept']:,} of {curated['items']:,} labelled items",
+        **_loss(run),
         "test groups": f"{run.plan['groups_in_test']:,}",
         "contamination": "none found"
         if found["clean"]
@@ -99,6 +101,31 @@ def _data(run: Run) -> dict[str, str]:
                 f"{100 * found[name]['estimate']:.1f} %"
                 f" [{100 * found[name]['low']:.1f}, {100 * found[name]['high']:.1f}]"
             )
+    return facts
+
+
+def _loss(run: Run) -> dict[str, str]:
+    """What the student learned of the teacher, and what plain training beside it was given."""
+    config = run.recipe.train.divergence
+    if config is None:
+        return {"trained by": "cross-entropy at the tokens of the teacher's replies"}
+    first = f"seed-{run.recipe.seed}"
+    white, plain = (run.read("train", f"{name}/result.json") for name in (first, PLAIN))
+    facts = {
+        "trained by": config.in_words(),
+        "plain training beside it": (
+            f"{plain['steps']:,} steps on the replies' tokens: the matrix products of"
+            f" {white['steps']:,} steps with the teacher's part; training took"
+            f" {plain['seconds']:,.0f} and {white['seconds']:,.0f} s"
+        ),
+    }
+    last = white["curve"][-1]["bits_per_byte"]
+    if last is not None:
+        facts["bits per byte of validation replies"] = f"{last:.3f} after the last step"
+    for split in ("train", "validation"):
+        path = run.folder / "train" / CACHES / f"{split}.cache"
+        if path.exists():
+            facts[f"teacher cache, {split}"] = f"{path.stat().st_size:,} bytes"
     return facts
 
 

@@ -2,38 +2,155 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stillhouse.distill.disk import disk_errors
 from stillhouse.distill.examples import Target
 from stillhouse.distill.run import Run, choose, write_json
 from stillhouse.distill.steps.curate import read_targets
-from stillhouse.distill.training import TrainConfig, TrainProgress, train
+from stillhouse.distill.training import TrainProgress, train
 from stillhouse.exchanges import InputError
 from stillhouse.parity import TrainSplit, ValidationSplit
 
+if TYPE_CHECKING:
+    from stillhouse.distill.ranks import Ranks
+
 LAYER_PROMPTS = 48
+CACHES = "teacher"  # what a teacher said once, shared by all seeds
+PLAIN = "plain"  # the same student by plain training on replies, at equal compute
 NEVER = -1e4  # a log-probability whose exponential is 0.0
 
 
 def run_train(run: Run, folder: Path) -> None:
-    """Write `seed-N/student`, a model folder, for each seed; `gold/student` where asked."""
+    """Write `seed-N/student`, a model folder, for each seed, and those trained for comparison.
+
+    `gold/student` where the recipe asks for it, and `plain/student` beside a divergence.
+    """
+    from stillhouse.distill.ranks import started
+
+    write_json(folder / "layers.json", choose_student_layers(run))
+    config = run.recipe.train
+    with contextlib.ExitStack() as stack:
+        ranks = run.ranks or stack.enter_context(
+            started(config.processes, run.recipe, run.folder, shard=config.shard)
+        )
+        for name in trainings(run):
+            train_one(run, name, ranks)
+
+
+@contextlib.contextmanager
+def in_group(run: Run) -> Iterator[None]:
+    """Take the place that torchrun gave this process, if it started it.
+
+    Rank 0 does the whole run. The others join it in training alone, and end here when it is done.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    from stillhouse.distill.following import follow
+    from stillhouse.distill.ranks import Ranks
+
+    ranks = Ranks.from_environment(shard=run.recipe.train.shard)
+    if not ranks.leads:
+        follow(ranks, run.recipe, run.folder)
+        sys.exit(0)
+    run.ranks = ranks
+    try:
+        yield
+    finally:
+        ranks.dismiss()
+
+
+def trainings(run: Run) -> list[str]:
+    """Every training of a run, by the name of its folder."""
+    names = [f"seed-{run.recipe.seed + number}" for number in range(run.recipe.seeds)]
+    if run.recipe.train.divergence is not None:
+        names.append(PLAIN)
+    return [*names, *(["gold"] if run.recipe.judge.gold_student else [])]
+
+
+def train_one(run: Run, name: str, ranks: Ranks) -> None:
+    """Train one of `trainings`; every process of a group does."""
+    from stillhouse.distill.loop import prepare
+    from stillhouse.distill.pairing import open_teacher
+
+    folder = run.folder / "train" / name
     train_split, validation, targets = read_targets(run)
-    layers = choose_student_layers(run)
-    write_json(folder / "layers.json", layers)
+    if name == "gold":
+        train_split, validation, targets = _gold(run, train_split, validation)
     config = dataclasses.replace(
         run.recipe.train, dtype=run.plan["precision"]["train"], **_steps(run)
     )
-    for number in range(run.recipe.seeds):
-        seed = run.recipe.seed + number
-        _train_one(run, folder / f"seed-{seed}", train_split, validation, targets, config, seed)
-    if run.recipe.judge.gold_student:
-        gold_train, gold_validation, gold = _gold(run, train_split, validation)
-        seed = run.recipe.seed
-        _train_one(run, folder / "gold", gold_train, gold_validation, gold, config, seed)
+    model, tokenizer = build_student(run)
+    # Every seed starts from the same weights: training changes the model that was loaded.
+    run.forget(small=config.divergence is not None)
+
+    def show(seen: TrainProgress) -> None:
+        facts = {"loss": f"{seen.loss:.3f}", "tokens/s": f"{seen.tokens_per_second:,.0f}"}
+        if seen.validation_loss is not None:
+            facts["validation"] = f"{seen.validation_loss:.3f}"
+        run.progress.advance(f"steps ({name})", seen.step, seen.steps, facts)
+
+    def show_reading(split: str, done: int, total: int) -> None:
+        run.progress.advance(f"teacher's word ({split})", done, total, {})
+
+    with disk_errors(folder):
+        teacher = None
+        if config.divergence is not None and name.startswith("seed-"):
+            sets = prepare(
+                model, tokenizer, train_split, validation, targets, config, run.task.labels
+            )
+            teacher = open_teacher(
+                run, model, tokenizer, sets, folder.parent / CACHES, show_reading
+            )
+        elif config.divergence is not None:
+            config = dataclasses.replace(config, divergence=None)
+        if ranks.leads:
+            ranks.announce(name)  # now: what the others read stands, a cache above all
+        if name == PLAIN:
+            config = dataclasses.replace(config, patience=None, steps=_plain_steps(run))
+        result = train(
+            model,
+            tokenizer,
+            train_split,
+            validation,
+            targets,
+            config,
+            folder,
+            show,
+            seed=int(name[5:]) if name.startswith("seed-") else run.recipe.seed,
+            labels=run.task.labels,
+            teacher=teacher,
+            ranks=ranks,
+            compiled=bool(run.plan.get("compiled")),
+        )
+    run.progress.say(
+        f"{name}: {result.steps} of {result.planned_steps} steps, {result.examples:,}"
+        f" examples, validation loss {result.best_validation_loss:.4f} at step {result.best_step}"
+        + (", stopped early" if result.stopped_early else "")
+    )
+
+
+def _plain_steps(run: Run) -> int:
+    """Steps on the replies' words that take the work of the first seed's, its teacher included."""
+    from stillhouse.distill.whitebox import work_over_plain
+
+    result = result_of(run)
+    steps: int = round(result["steps"] * work_over_plain(run, result))
+    return max(1, steps)
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The first seed's training, as `result.json` has it."""
+    found: dict[str, Any] = run.read("train", f"seed-{run.recipe.seed}/result.json")
+    return found
 
 
 def build_student(run: Run, dtype: str = "float32") -> tuple[Any, Any]:
@@ -74,45 +191,6 @@ def choose_student_layers(run: Run) -> dict[str, Any]:
 def _steps(run: Run) -> dict[str, Any]:
     steps = run.plan.get("steps")
     return {} if steps is None else {"steps": steps}
-
-
-def _train_one(
-    run: Run,
-    folder: Path,
-    train_split: TrainSplit,
-    validation: ValidationSplit,
-    targets: dict[str, Target],
-    config: TrainConfig,
-    seed: int,
-) -> None:
-    model, tokenizer = build_student(run)
-    # Every seed starts from the same weights: training changes the model that was loaded.
-    run.forget()
-
-    def show(seen: TrainProgress) -> None:
-        facts = {"loss": f"{seen.loss:.3f}", "tokens/s": f"{seen.tokens_per_second:,.0f}"}
-        if seen.validation_loss is not None:
-            facts["validation"] = f"{seen.validation_loss:.3f}"
-        run.progress.advance(f"steps ({folder.name})", seen.step, seen.steps, facts)
-
-    with disk_errors(folder):
-        result = train(
-            model,
-            tokenizer,
-            train_split,
-            validation,
-            targets,
-            config,
-            folder,
-            show,
-            seed=seed,
-            labels=run.task.labels,
-        )
-    run.progress.say(
-        f"{folder.name}: {result.steps} of {result.planned_steps} steps, {result.examples:,}"
-        f" examples, validation loss {result.best_validation_loss:.4f} at step {result.best_step}"
-        + (", stopped early" if result.stopped_early else "")
-    )
 
 
 def gold_target(run: Run, gold: str) -> Target:
