@@ -156,7 +156,7 @@ def test_while_another_process_rebuilds_nothing_is_admitted(
         limiter = await connect(server, tmp_path)
         flush(server)
         with redis_package.Redis(port=server.port) as client:
-            claim = {"epoch": "0123456789abcdef", "run": limiter._run, "patience": 10**12}
+            claim = {**limiter._claim(), "patience": 10**12}
             key = "stillhouse:limits"
             told = client.eval(shared.SCRIPT, 1, key, "claim", "", orjson.dumps(claim))
             assert told[0] == b"claimed"
@@ -217,6 +217,61 @@ def test_two_processes_cannot_share_one_ledger(server: RedisServer, tmp_path: Pa
         with pytest.raises(InUseError):
             await connect(server, tmp_path)
         await first.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_process_whose_ledger_is_elsewhere_is_refused(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """After a loss its share would be unknown to the others, and theirs to it."""
+
+    async def scenario() -> None:
+        first = await connect(server, tmp_path / "one")
+        second = await connect(server, tmp_path / "one", "two")
+        with pytest.raises(InputError, match="in another folder"):
+            await connect(server, tmp_path / "other")
+        flush(server)
+        stranger = await connect(server, tmp_path / "other")  # nobody is there to object
+        assert isinstance(await reserve(stranger, 1, 1), Reserved)
+        for number in range(2, 20):
+            assert isinstance(await reserve(first, number, 1), Unavailable)
+            await asyncio.sleep(0.002)
+        await stranger.close()
+        flush(server)
+        assert isinstance(await answered(first, 30, 1), Reserved)
+        assert isinstance(await answered(second, 31, 1), Reserved)
+        await first.close()
+        await second.close()
+
+    asyncio.run(scenario())
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.journal"))
+
+
+def test_a_ledger_that_is_folded_stays_small_and_forgets_nothing(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        limit = Limit.rolling("many", "tokens", 10_000, 24 * HOUR, burst=5000)
+        limiter = await connect(server, tmp_path, turn_after=50)
+        assert isinstance(await reserve(limiter, 1, 7, BALANCE), Reserved)  # stays open
+        sizes = []
+        for number in range(2, 802):
+            assert isinstance(await reserve(limiter, number, 10, limit), Reserved)
+            await limiter.settle(name(number), {"tokens": 5})
+            sizes.append(size(tmp_path))
+        # A reservation and its settlement take some 300 bytes: unfolded it would be 240 kB.
+        assert max(sizes) < 80_000
+        flush(server)
+        # 800 of 5 count, but for what drains in seconds, and so do the 7 that are open.
+        assert isinstance(await answered(limiter, 8, 990, limit), Reserved)
+        assert not isinstance(await reserve(limiter, 9000, 50, limit), Reserved)
+        assert isinstance(await reserve(limiter, 9001, 13, BALANCE), Reserved)
+        assert not isinstance(await reserve(limiter, 9002, 1, BALANCE), Reserved)
+        await limiter.close()
 
     asyncio.run(scenario())
 

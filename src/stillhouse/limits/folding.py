@@ -13,9 +13,11 @@ at a time when it was dead already: later than any at which it can have been adm
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.exchanges import InputError, storage
+from stillhouse.exchanges import InputError, make_folder, storage
 from stillhouse.limits.cells import month_us
 from stillhouse.limits.ledger import (
     Charge,
@@ -38,6 +40,16 @@ if TYPE_CHECKING:
 
 _PARTS = 256
 _BATCH = 500
+
+
+def identity(root: Path) -> str:
+    """Return what tells this folder of ledgers from any other; made at the first use."""
+    path = root / "identity"
+    if not path.exists():
+        make_folder(root)
+        with contextlib.suppress(FileExistsError):  # another process was first
+            storage.write_atomic(path, secrets.token_hex(8).encode(), new=True)
+    return path.read_text("ascii")
 
 
 def read_ledgers(root: Path) -> Iterator[Event]:

@@ -366,6 +366,11 @@ class Memory:
             self._ledger.close()
             self._ledger = None
 
+    @property
+    def ledger_path(self) -> Path | None:
+        """The file that is written to now: whoever syncs it puts the limits on the disk."""
+        return None if self._ledger is None else self._ledger.path
+
     def sync(self) -> None:
         """Put the ledger on the disk: what came before this call survives a loss of power."""
         if self._ledger is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from stillhouse.exchanges import InputError
 from stillhouse.limits.cells import DistinctCell, LeaseCell, PeriodCell, RollingCell
 from stillhouse.limits.folding import charges_of, read_ledgers
 from stillhouse.limits.memory import Memory
@@ -22,9 +23,17 @@ async def enter(
     """Return the state of a store that is ready, made so from the ledgers in `root` if need be.
 
     "" where another process is rebuilding it. The claim changes the epoch before the ledgers are
-    read: what any process was admitted under an older epoch, it had written before that.
+    read: what any process was admitted under an older epoch, it had written before that. Raises
+    `InputError` where the other processes of the store write their ledgers elsewhere.
     """
     told = await run("claim", "", claim)
+    if told[0] == b"stranger":
+        raise InputError(
+            "the other processes on this store keep their ledgers in another folder",
+            place=str(root),
+            repair="give all of them one folder (on several machines: one that is shared), as "
+            "after a loss of the store all ledgers are needed",
+        )
     state = str(told[1].decode())
     if told[0] == b"ready":
         return state

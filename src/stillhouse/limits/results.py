@@ -9,6 +9,7 @@ from stillhouse.limits.limit import PUBLIC_SCOPES, Demand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 HEADER_UNITS = ("requests", "tokens")
 _SECOND_US = 10**6
@@ -94,6 +95,10 @@ class Limiter(Protocol):
 
         A unit that `used` does not name stays charged at its reservation.
         """
+
+    @property
+    def ledger_path(self) -> Path | None:
+        """The file that is written to now: whoever syncs it puts the limits on the disk."""
 
     async def close(self) -> None:
         """Let go of files and connections; what is open stays charged."""

@@ -23,6 +23,9 @@ if what == 'claim' then
   -- Begin to rebuild under a new epoch, unless it is ready or another process is at it.
   local asked = cjson.decode(ARGV[3])
   local now = server_time()
+  -- All processes write their ledgers in one folder, or a rebuilding would not know of some.
+  local ledgers = redis.call('GET', KEYS[1] .. ':ledgers')
+  if ledgers and ledgers ~= asked.ledgers then return {'stranger', state or ''} end
   if state then
     local epoch, run, phase, since = string.match(state, '^(%w+)|(%w+)|(%w+)|(%d+)$')
     if run == asked.run and phase == 'ready' then return {'ready', state} end
@@ -32,6 +35,7 @@ if what == 'claim' then
   end
   state = string.format('%s|%s|rebuilding|%.0f', asked.epoch, asked.run, now)
   redis.call('SET', KEYS[1], state)
+  redis.call('SET', KEYS[1] .. ':ledgers', asked.ledgers)
   return {'claimed', state, now}
 end
 

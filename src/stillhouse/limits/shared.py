@@ -59,6 +59,7 @@ class Shared:
         self._client = client
         self._ledger = ledger
         self._root = root
+        self._ledgers = folding.identity(root)
         self._key = f"{namespace}:limits"
         self._forward_us = forward_us
         self._sha = ""
@@ -88,9 +89,10 @@ class Shared:
 
         `folder` is one that all processes of the namespace share. A step of the server's clock
         forward counts for at most `forward_us` beyond what a process saw pass. After `turn_after`
-        reservations the ledger is made short again. Raises `InputError`
-        for a cluster, a store that may evict keys, a package that is missing, or a server that
-        does not answer; `InUseError` where another process uses the ledger.
+        reservations the ledger is made short again. Raises `InputError` for a cluster, a store that
+        may evict keys, one whose other processes have their ledgers in another folder, a package
+        that is missing, or a server that does not answer; `InUseError` where another process uses
+        the ledger.
         """
         try:
             import redis.asyncio as redis
@@ -262,6 +264,11 @@ class Shared:
         await self._client.aclose()
         self._ledger.close()
 
+    @property
+    def ledger_path(self) -> Path | None:
+        """The file that is written to now: whoever syncs it puts the limits on the disk."""
+        return self._ledger.path
+
     def _make_short(self) -> None:
         """Begin a new file of the ledger where it is due; have the older ones folded."""
         now_us = self._passed_us()
@@ -300,7 +307,12 @@ class Shared:
             raise _RestartedError("the store was restarted")
 
     def _claim(self) -> dict[str, Any]:
-        return {"epoch": secrets.token_hex(8), "run": self._run, "patience": _PATIENCE_US}
+        return {
+            "epoch": secrets.token_hex(8),
+            "run": self._run,
+            "patience": _PATIENCE_US,
+            "ledgers": self._ledgers,
+        }
 
     def _passed_us(self) -> int:
         """A time that the limiter's has surely reached."""
@@ -358,7 +370,8 @@ class Shared:
             self._start(self._enter())
 
     async def _enter(self) -> None:
-        await self.ready()
+        with contextlib.suppress(InputError):  # told where it is connected; here it stays shut
+            await self.ready()
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
