@@ -20,6 +20,7 @@ from stillhouse.gateway.config import (
     Offer,
     Reasoning,
     Timeouts,
+    Tracing,
     Upstream,
     build_config,
     changed_fixed,
@@ -39,6 +40,7 @@ SECTIONS = (
     LimitSetting,
     Offer,
     Listener,
+    Tracing,
 )
 PROXY = {"count": 1, "networks": ["10.0.0.0/8"]}
 DOCS = Path(__file__).parents[2] / "docs" / "gateway.md"
@@ -108,6 +110,8 @@ def test_the_defaults_open_nothing() -> None:
         {"trusted_hops": {**PROXY, "country_header": "x-country"}},
         {"trusted_hops": {**PROXY, "asn_header": "x-asn"}},
         {"trusted_hops": {**PROXY, "fingerprint_header": "x-ja4"}},
+        {"trusted_hops": {**PROXY, "trace_context": True}},
+        {"tracing": {"url": "http://127.0.0.1:4318/v1/traces"}},
         {"offer": {"reasoning": True}},
         {"offer": {"reasoning_blobs": True}},
         {"offer": {"prefill": True}},

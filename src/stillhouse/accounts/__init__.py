@@ -9,6 +9,7 @@ terms are accepted, a ban by one person, self-approval, rights raised by their o
 from a snapshot that was not confirmed for a second.
 """
 
+from stillhouse.accounts.accepting import TERMS_SCOPE, accept_by_key, terms_for
 from stillhouse.accounts.acts import ACTS, Act
 from stillhouse.accounts.credentials import (
     KEY_PREFIX,
@@ -48,6 +49,7 @@ __all__ = [
     "DEFAULT_TIERS",
     "KEY_PREFIX",
     "SCANNER_PATTERN",
+    "TERMS_SCOPE",
     "TOKEN_PREFIX",
     "AccountRow",
     "Act",
@@ -82,6 +84,7 @@ __all__ = [
     "Store",
     "Terms",
     "Tier",
+    "accept_by_key",
     "first_admin",
     "follow",
     "furnish",
@@ -93,4 +96,5 @@ __all__ = [
     "parse_network",
     "poll",
     "redact",
+    "terms_for",
 ]

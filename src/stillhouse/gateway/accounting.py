@@ -74,6 +74,7 @@ class Accounting:
         for demand in found.would_refuse:
             self._metrics.would_refuse[demand.limit.name] += 1
         turn.reserved = True
+        turn.opened = time.monotonic()
         turn.intent = _intent(turn)
         self.ledger.intend(turn.intent)
         return found

@@ -34,6 +34,7 @@ class TrustedHops:
     country: bytes | None = None  # names of headers, in lower case
     asn: bytes | None = None
     fingerprint: bytes | None = None
+    trace: bool = False  # their W3C trace context is gone on with
 
     @property
     def vouching(self) -> bool:
@@ -41,7 +42,9 @@ class TrustedHops:
         return bool(self.country or self.asn or self.fingerprint)
 
     @classmethod
-    def of(cls, count: int, networks: Iterable[str], **headers: str | None) -> TrustedHops:
+    def of(
+        cls, count: int, networks: Iterable[str], *, trace: bool = False, **headers: str | None
+    ) -> TrustedHops:
         """Parse CIDR texts and names of headers.
 
         Raises `InputError` for one that is none, or for half a setting.
@@ -70,7 +73,13 @@ class TrustedHops:
                     repair="name a header that a trusted proxy sets, with count and networks",
                 )
             names[kind] = name.lower().encode()
-        return cls(count, tuple(parsed), **names)
+        if trace and not count:
+            raise InputError(
+                "no proxy is trusted whose traces could be gone on with",
+                place="trace_context",
+                repair="give count and networks too",
+            )
+        return cls(count, tuple(parsed), trace=trace, **names)
 
 
 def client_address(peer: str, forwarded: Sequence[str], trust: TrustedHops) -> str:
@@ -94,6 +103,11 @@ def client_address(peer: str, forwarded: Sequence[str], trust: TrustedHops) -> s
     return address
 
 
+def is_trusted(peer: str, trust: TrustedHops) -> bool:
+    """Say whether the connection from `peer` is one of the trusted proxies'."""
+    return _within(plain_address(peer) or peer, trust.networks)
+
+
 def vouched(
     peer: str, headers: Iterable[tuple[bytes, bytes]], trust: TrustedHops, known: Origin
 ) -> tuple[Origin, str | None]:
@@ -102,7 +116,7 @@ def vouched(
     `known` is what the operator's file says; it stands where the proxy says nothing. A header that
     is there twice says nothing: one of the two may be the client's own.
     """
-    if not _within(plain_address(peer) or peer, trust.networks):
+    if not is_trusted(peer, trust):
         return known, None
     told: dict[bytes, bytes | None] = {}
     wanted = (trust.country, trust.asn, trust.fingerprint)

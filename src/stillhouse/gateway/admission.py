@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stillhouse.accounts import Denied
+from stillhouse.accounts import TERMS_SCOPE, Denied
 from stillhouse.limits import Binding, Demand, Limit, Scope
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stillhouse.gateway.config import LimitSetting
 
 INFERENCE = "inference"
+_TERMS = ("terms_required", "terms_lapsed")
 # What an accounts' cap measures -> the unit by which a reservation is settled.
 UNITS = {
     "requests": "requests",
@@ -184,9 +185,18 @@ def tier_limit(cap: Cap, lease_us: int) -> Limit:
 
 
 def identify(
-    snapshot: Snapshot, address: Address, origin: Origin, key_text: str | None, now_us: int
+    snapshot: Snapshot,
+    address: Address,
+    origin: Origin,
+    key_text: str | None,
+    now_us: int,
+    scope: str = INFERENCE,
 ) -> KeyFacts | Refuse:
-    """Return who asks, or why they may not: by address and key alone."""
+    """Return who asks, or why they may not: by address and key alone.
+
+    `scope` is what the key must be for. With the scope of accepting terms, terms that are not
+    accepted are no reason to refuse.
+    """
     denied = snapshot.blocks.match(address, now_us) or snapshot.origin_denial(address, origin, None)
     if denied is not None:
         return _refuse(denied)
@@ -196,11 +206,13 @@ def identify(
     if isinstance(facts, Denied):
         return _refuse(facts)
     denied = snapshot.standing(facts, now_us)
+    if denied is not None and scope == TERMS_SCOPE and denied.code in _TERMS:
+        denied = None
     if denied is None:
         denied = snapshot.origin_denial(address, origin, snapshot.tier(facts).level)
     if denied is not None:
         return _refuse(denied)
-    if INFERENCE not in facts.scopes:
+    if scope not in facts.scopes:
         return Refuse("scope_missing")
     return facts
 

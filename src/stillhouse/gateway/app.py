@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING
 from stillhouse.accounts import Origin, parse_address
 from stillhouse.exchanges import InputError, new_id
 from stillhouse.gateway.addresses import client_address, vouched
-from stillhouse.gateway.admission import Asking, Bound, Refuse, identify, permit, price
+from stillhouse.gateway.admission import (
+    INFERENCE,
+    Asking,
+    Bound,
+    Refuse,
+    identify,
+    permit,
+    price,
+)
 from stillhouse.gateway.http import ClientGoneError, TooLargeError
 from stillhouse.gateway.refusals import REFUSALS, RefusedError, error_body, error_event, shown
 from stillhouse.gateway.relay import UNKNOWN
 from stillhouse.gateway.surfaces import ReplyRebuilder, model_body, models_body, parse_request
+from stillhouse.gateway.terms import ACCEPTANCES, MOST_BYTES, TERMS, TERMS_SCOPE
 from stillhouse.gateway.turn import Turn
 from stillhouse.limits import ratelimit_lines
 
@@ -40,6 +49,8 @@ if TYPE_CHECKING:
     from stillhouse.gateway.offering import Offered, Offering
     from stillhouse.gateway.refusals import Dialect
     from stillhouse.gateway.surfaces import Surface
+    from stillhouse.gateway.terms import TermsDesk
+    from stillhouse.gateway.tracing import Tracer
     from stillhouse.limits import SteadyClock
 
     Headers = list[tuple[bytes, bytes]]
@@ -90,6 +101,8 @@ class Gateway:
         clock: SteadyClock,
         metrics: Metrics,
         log: Log,
+        desk: TermsDesk | None = None,
+        tracer: Tracer | None = None,
     ):
         self.offering = offering
         self.snapshot = snapshot
@@ -104,6 +117,8 @@ class Gateway:
         self._clock = clock
         self._metrics = metrics
         self._log = log
+        self._desk = desk
+        self._tracer = tracer
         self._random = _Random().take
         self._noted: dict[str, Address] = {}
         self._noted_until_us = 0
@@ -122,7 +137,10 @@ class Gateway:
         self.turns.add(turn)
         try:
             if surface is None:
-                self._models(turn, request)
+                if path.startswith(TERMS):
+                    await self._terms(turn, request)
+                else:
+                    self._models(turn, request)
             elif request.method != b"POST":
                 raise RefusedError("method_not_allowed")
             else:
@@ -136,6 +154,8 @@ class Gateway:
             self._refuse(turn, RefusedError("internal_error"), request)
         finally:
             self.turns.discard(turn)
+            if self._tracer is not None:
+                self._tracer.finish(turn, request, self.offering.hops)
 
     async def _serve(self, turn: Turn, surface: Surface, request: Request) -> None:
         offering = self.offering
@@ -170,7 +190,7 @@ class Gateway:
             if turn.reserved:  # ended from outside, or a mistake of our own: paid as reserved
                 await self._books.settle(turn, UNKNOWN, status=499, refusal=turn.cut_code)
 
-    def _enter(self, turn: Turn, request: Request) -> KeyFacts:
+    def _enter(self, turn: Turn, request: Request, scope: str = INFERENCE) -> KeyFacts:
         """Identify the client by its headers alone. Raises `RefusedError`."""
         offering, snapshot = self.offering, self.snapshot
         bounds = offering.bounds
@@ -217,7 +237,7 @@ class Gateway:
             origin, turn.fingerprint = vouched(request.peer, request.headers, offering.hops, origin)
         turn.asn = origin.asn
         key_text = _key_text(bearer, key)
-        facts = identify(snapshot, address, origin, key_text, now_us)
+        facts = identify(snapshot, address, origin, key_text, now_us, scope)
         if isinstance(facts, Refuse):
             wait_us = 0
             if REFUSALS[facts.code].status == 401:
@@ -273,6 +293,22 @@ class Gateway:
             data = model_body(found, turn.dialect, created_s)
         request.respond(200, _JSON + _request_id(turn), data)
 
+    async def _terms(self, turn: Turn, request: Request) -> None:
+        """Let an organisation's admin read the terms (GET) and accept them (POST)."""
+        method = {TERMS: b"GET", ACCEPTANCES: b"POST"}.get(request.path)
+        if method is None or self._desk is None:
+            raise RefusedError("unknown_path")
+        if request.method != method:
+            raise RefusedError("method_not_allowed")
+        facts = self._enter(turn, request, TERMS_SCOPE)
+        turn.address = None  # what has not accepted yet is not cut for that (`recheck`)
+        if method == b"GET":
+            data = await self._desk.show(facts)
+        else:
+            body = await _read(turn, request, MOST_BYTES)
+            data = await self._desk.accept(facts, body, turn.client_text)
+        request.respond(200, _JSON + _request_id(turn), data)
+
     def _health(self, request: Request) -> None:
         ready = request.path == "/healthz" or self.is_ready()
         data = b"ok\n" if ready else b"not ready\n"
@@ -310,7 +346,7 @@ class Gateway:
                 turn.cut(code)
 
     def _refuse(self, turn: Turn, error: RefusedError, request: Request) -> None:
-        code = error.code
+        code = turn.refusal = error.code
         self._metrics.refused[code] += 1
         if turn.facts is not None:
             self._log.refused(turn.request_id, code, turn.facts.account)

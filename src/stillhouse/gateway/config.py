@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -29,6 +30,7 @@ Measure = Literal[
     "requests", "input_tokens", "output_tokens", "money_nano", "distinct_prompts", "concurrency"
 ]
 Positive = pydantic.PositiveInt
+_PATH = re.compile(r"/[!-~]{0,200}")
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
 
@@ -51,6 +53,10 @@ class Upstream:
     key_env: str | None = setting("environment variable with the key of this server", None)
     key_file: Path | None = setting("file of mode 0600 with the key of this server", None)
     most_in_flight: Positive = setting("requests at once; more wait for another server", 1024)
+    health_path: str | None = setting(
+        "path that answers a GET with 200 while the server is well, such as /health", None
+    )
+    health_every_s: float = setting("between two such questions", 5.0)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -58,6 +64,10 @@ class Upstream:
             raise ValueError(f"{self.url!r} is no http or https base URL")
         if parts.username or parts.password:
             raise ValueError("a URL must not hold credentials: use key_env or key_file")
+        if self.health_path is not None and not _PATH.fullmatch(self.health_path):
+            raise ValueError(f"{self.health_path!r} is no path of a server, such as /health")
+        if self.health_every_s <= 0:
+            raise ValueError("health_every_s must be above 0")
         if self.key_env and self.key_file:
             raise ValueError("give key_env or key_file, not both")
 
@@ -118,6 +128,9 @@ class Hops:
     )
     fingerprint_header: str | None = setting(
         "header in which they name the client's TLS fingerprint, such as JA4", None, opens=True
+    )
+    trace_context: bool = setting(
+        "their W3C trace context (traceparent) is gone on with", False, opens=True
     )
 
 
@@ -189,6 +202,24 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Where traces of requests go."""
+
+    __pydantic_config__: ClassVar[pydantic.ConfigDict] = _STRICT
+    url: str = setting("collector, by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces")
+    share: float = setting("of the requests that come without a trace, those that get one", 1.0)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise ValueError(f"{self.url!r} is no http or https URL")
+        if parts.username or parts.password:
+            raise ValueError("a URL must not hold credentials: use OTEL_EXPORTER_OTLP_HEADERS")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is {self.share}, it lies between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything about one gateway."""
 
@@ -207,6 +238,7 @@ class Config:
     metrics: Listener | None = setting(
         "Prometheus metrics on a port of their own", None, opens=True
     )
+    tracing: Tracing | None = setting("OpenTelemetry traces; absent: none", None, opens=True)
     trusted_hops: Hops = setting("proxies in front", Hops)
     origins: Path | None = setting("CSV of network, country, asn", None)
     timeouts: Timeouts = setting("time for each stage", Timeouts)
@@ -232,12 +264,13 @@ class Config:
             country=told.country_header,
             asn=told.asn_header,
             fingerprint=told.fingerprint_header,
+            trace=told.trace_context,
         )
 
 
 # Changing these takes a new process: they name what is open already.
 _FIXED = ("listen", "state", "secrets", "accounts", "accounts_env", "limits", "limits_env")
-FIXED = (*_FIXED, "admin", "metrics")
+FIXED = (*_FIXED, "admin", "metrics", "tracing")
 
 
 def read_config(path: Path, over: Mapping[str, Any] | None = None) -> Config:
@@ -291,6 +324,11 @@ def open_doors(config: Config) -> list[tuple[str, str]]:
         listener = getattr(config, name)
         if listener:
             found.append((name, f"a port at {listener.listen}"))
+    if config.tracing:
+        found.append(("tracing", f"times, models and codes of requests go to {config.tracing.url}"))
+    if config.trusted_hops.trace_context:
+        told = "traceparent is believed: the proxy must replace what clients send in it"
+        found.append(("trusted_hops.trace_context", told))
     if config.trusted_hops.count:
         found.append(
             ("trusted_hops", f"addresses are believed from {config.trusted_hops.networks}")
@@ -348,6 +386,7 @@ class _Loader(yaml.SafeLoader):
 
 _SECTIONS: tuple[type[Any], ...] = (
     Config, Model, Upstream, Reasoning, Hops, Timeouts, Bounds, LimitSetting, Offer, Listener,
+    Tracing,
 )  # fmt: skip
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 KNOWN = sorted({field.name for section in _SECTIONS for field in fields(section)})

@@ -21,11 +21,14 @@ from stillhouse.gateway.accounting import Accounting
 from stillhouse.gateway.app import Gateway
 from stillhouse.gateway.commit import Commit
 from stillhouse.gateway.config import changed_fixed, open_doors, read_config
+from stillhouse.gateway.health import Checks
 from stillhouse.gateway.ledger import Ledger
 from stillhouse.gateway.log import Log
 from stillhouse.gateway.metrics import Metrics
 from stillhouse.gateway.offering import Offering
 from stillhouse.gateway.recorder import Recorder
+from stillhouse.gateway.terms import TermsDesk
+from stillhouse.gateway.tracing import Tracer
 from stillhouse.gateway.turn import Turn
 from stillhouse.limits import Memory, Shared, SteadyClock
 
@@ -131,7 +134,12 @@ class Service:
             clock=self._clock,
             metrics=self.metrics,
             log=self.log,
+            desk=TermsDesk(store),
+            tracer=self._tracer(),
         )
+        self._checks = Checks(self.log)
+        self._checks.follow(self.app.offering)
+        self._closing.callback(self._checks.stop)
         self._gauges()
         for door, what in open_doors(config):
             self.log.event("open", setting=door, what=what)
@@ -157,6 +165,7 @@ class Service:
         # Open requests end on the old one; its idle connections go when they are done.
         self._retired.append(self.app.offering)
         self.app.offering, self.config = offering, config
+        self._checks.follow(offering)
         self.log.event("reloaded")
         return True
 
@@ -197,6 +206,13 @@ class Service:
         if value is None:
             raise InputError(f"the environment variable {variable} is not set")
         return value
+
+    def _tracer(self) -> Tracer | None:
+        if self.config.tracing is None:
+            return None
+        tracer = Tracer.open(self.config.tracing)
+        self._closing.callback(tracer.close)
+        return tracer
 
     def _slot(self) -> Path:
         """Take the first free folder: one process has one; a crashed one's is taken up again."""
@@ -285,12 +301,18 @@ class Service:
             for pump in offered.relay.pumps
         ]
 
+    def _open_upstreams(self) -> int:
+        now = time.monotonic()
+        models = self.app.offering.models.values()
+        return sum(pool.is_open(now) for model in models for pool in model.relay.route.pools)
+
     def _gauges(self) -> None:
         self.metrics.gauges |= {
             "open_requests": ("Requests that are open", lambda: len(self.app.turns)),
             "unrecorded": ("Exchanges that wait to be recorded", lambda: len(self.recorder)),
             "journal_failing": ("1 while the journal fails", lambda: self.ledger.failing),
             "ready": ("1 while requests are served", lambda: self.app.is_ready()),
+            "upstreams_open": ("Servers of models that may be asked now", self._open_upstreams),
         }
 
 

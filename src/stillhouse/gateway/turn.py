@@ -41,6 +41,8 @@ class Turn:
     rebuilder: ReplyRebuilder | None = None
     connection: Connection | None = None
     first_us: int | None = None
+    opened = 0.0  # monotonic seconds: everything is reserved
+    refusal: str | None = None  # the true code
 
     def __init__(self, identity: bytes, arrived_us: int, started: float, dialect: Dialect):
         self.id = identity

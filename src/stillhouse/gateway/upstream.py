@@ -266,6 +266,7 @@ class Pool:
         self.buffer_bytes = buffer_bytes
         self.active: set[Connection] = set()
         self.resting_until = 0.0
+        self.well = True  # as the last health check said
         self._idle: list[Connection] = []
         self._failures = 0
         self._timeouts = timeouts
@@ -295,7 +296,11 @@ class Pool:
 
     def is_open(self, now: float) -> bool:
         """Say whether it may be asked now."""
-        return self.resting_until <= now and len(self.active) < self.upstream.most_in_flight
+        return (
+            self.resting_until <= now
+            and self.well
+            and len(self.active) < self.upstream.most_in_flight
+        )
 
     def request(self, path: str, body: bytes, headers: bytes = b"") -> bytes:
         """Return the bytes of one POST."""
@@ -327,6 +332,26 @@ class Pool:
                 raise UpstreamError("upstream_failed", "no connection", untouched=True) from None
             raise
         return connection
+
+    async def answers(self, path: str) -> bool:
+        """Say whether a GET of `path` is answered with 200, on a connection of its own."""
+        limit_s = 2 * self._timeouts.connect_s
+        writer = None
+        try:
+            async with asyncio.timeout(limit_s):
+                reader, writer = await asyncio.open_connection(
+                    self._host, self._port, ssl=self._tls, limit=_HEADER_BYTES
+                )
+                writer.write(
+                    b"GET %b HTTP/1.1\r\n%bconnection: close\r\n\r\n" % (path.encode(), self._head)
+                )
+                line = await reader.readline()
+        except (OSError, TimeoutError, ValueError):
+            return False
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+        return line.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200"))
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back for the next request."""
