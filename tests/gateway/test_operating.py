@@ -1,0 +1,273 @@
+"""What an operator relies on: draining, a full disk, small beginnings, no secret anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from tests.gateway.running import Running, configuration, prepare, running
+from tests.gateway.scripted import Script, Upstream, chunks, completion
+
+from stillhouse.accounts import acts
+
+PROGRAM = "from stillhouse.cli import main; main()"
+
+
+def asking(gateway: Running, **more: Any) -> dict[str, Any]:
+    key = more.pop("key", gateway.key)
+    messages = [{"role": "user", "content": "Count"}]
+    return {
+        "url": f"{gateway.url}/v1/chat/completions",
+        "json": {"model": "small", "messages": messages, **more},
+        "headers": {"authorization": f"Bearer {key}"},
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def test_draining_admits_nothing_and_lets_open_streams_finish(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        go = asyncio.Event()
+        script = Script(
+            chunks=chunks(["one ", "two "]), gate=lambda i: go.wait() if i > 1 else None
+        )
+        async with (
+            running(tmp_path, lambda _: script) as gateway,
+            aiohttp.ClientSession() as session,
+            session.post(**asking(gateway, stream=True)) as reply,
+        ):
+            await reply.content.readuntil(b"\n\n")
+            draining = asyncio.ensure_future(gateway.service.drain())
+            async with asyncio.timeout(5):
+                while not gateway.service.app.draining:
+                    await asyncio.sleep(0.005)
+            async with session.post(**asking(gateway)) as refused:
+                assert refused.status == 503
+            async with session.get(f"{gateway.url}/readyz") as ready:
+                assert ready.status == 503
+            async with session.get(f"{gateway.url}/healthz") as alive:
+                assert alive.status == 200
+            assert not draining.done()
+            go.set()
+            assert (await reply.content.read()).endswith(b"data: [DONE]\n\n")
+            await draining
+            assert (await gateway.settled())[0]["status"] == 200
+
+    asyncio.run(scenario())
+
+
+def test_what_does_not_end_is_cut_when_the_drain_is_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        endless = Script(chunks=chunks(["a "] * 10_000), gate=lambda _: asyncio.sleep(0.01))
+        times = {"drain_s": 0.2, "abandoned_s": 0.2}
+        async with (
+            running(tmp_path, lambda _: endless, timeouts=times) as gateway,
+            aiohttp.ClientSession() as session,
+            session.post(**asking(gateway, stream=True)) as reply,
+        ):
+            await reply.content.readuntil(b"\n\n")
+            await gateway.service.drain()
+            assert b'"code":"unavailable"' in await reply.content.read()
+            assert (await gateway.settled())[0]["refusal"] == "draining"
+
+    asyncio.run(scenario())
+
+
+def test_a_full_disk_refuses_new_requests_and_lets_open_streams_finish(tmp_path: Path) -> None:
+    """No file of this process may grow: what a full disk does, for every journal at once."""
+
+    async def scenario() -> None:
+        go = asyncio.Event()
+
+        def answer(asked: Any) -> Script:
+            if asked.body.get("stream"):
+                words = chunks(["one ", "two "])
+                return Script(chunks=words, gate=lambda i: go.wait() if i > 1 else None)
+            return Script(body=completion())
+
+        async with (
+            running(tmp_path, answer) as gateway,
+            aiohttp.ClientSession() as session,
+            session.post(**asking(gateway, stream=True)) as reply,
+        ):
+            await reply.content.readuntil(b"\n\n")
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+            try:
+                for _ in range(3):
+                    async with session.post(**asking(gateway)) as refused:
+                        assert refused.status == 503
+                        assert (await refused.json())["error"]["code"] == "unavailable"
+                assert len(gateway.upstream.asked) == 1  # none of them reached the model
+                async with session.get(f"{gateway.url}/readyz") as ready:
+                    assert ready.status == 503
+                assert b"stillhouse_journal_failing 1.0" in gateway.service.metrics.render()
+                go.set()
+                assert (await reply.content.read()).endswith(b"data: [DONE]\n\n")
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            async with asyncio.timeout(10):
+                while gateway.service.ledger.failing:
+                    await asyncio.sleep(0.01)
+            async with session.post(**asking(gateway)) as again:
+                assert again.status == 200
+            rows = await gateway.settled(2)
+            assert [row["status"] for row in rows] == [200, 200]
+            assert gateway.service.limiter.open_count == 0
+            assert "journal_works_again" in gateway.log.getvalue()
+
+    asyncio.run(scenario())
+
+
+def test_a_new_account_starts_small_and_grows_when_it_is_verified(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+
+            async def ask() -> int:
+                async with session.post(**asking(gateway)) as reply:
+                    await reply.read()
+                    return reply.status
+
+            statuses = [await ask() for _ in range(14)]
+            assert statuses[:10] == [200] * 10
+            assert statuses[-1] == 429
+            change = acts.ChangeTier(
+                account=gateway.furnished.accounts[0], tier="verified", reason="papers seen"
+            )
+            await asyncio.to_thread(gateway.store.perform, gateway.furnished.operator, change)
+            async with asyncio.timeout(5):
+                while await ask() != 200:
+                    await asyncio.sleep(0.02)
+            assert [await ask() for _ in range(20)] == [200] * 20
+
+    asyncio.run(scenario())
+
+
+def test_end_users_are_kept_as_digests_that_no_other_account_shares(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, accounts=2) as gateway, aiohttp.ClientSession() as session:
+            first, second = gateway.furnished.keys
+            for key, more in (
+                (first, {"user": "u1"}),
+                (first, {"safety_identifier": "u1"}),
+                (first, {"user": "u2"}),
+                (second, {"user": "u1"}),
+                (first, {}),
+            ):
+                async with session.post(**asking(gateway, key=key, **more)) as reply:
+                    assert reply.status == 200
+            rows = await gateway.settled(5)
+            digests = [row.get("end_user_digest") for row in rows]
+            assert digests[0] == digests[1]
+            assert len({*digests[1:]}) == 4
+            assert digests[4] is None
+            assert all(len(one) == 64 for one in digests[:4])
+
+    asyncio.run(scenario())
+
+
+def test_nothing_that_a_process_wrote_or_showed_holds_a_secret_or_a_text(tmp_path: Path) -> None:
+    upstream_key, secret_url = "UNIQUEUPSTREAMKEY", "UNIQUETEXT"
+
+    def answer(asked: Any) -> Script:
+        if "fail" in str(asked.body):
+            # A server that quotes what it was sent, its key included.
+            quoted = f'{{"error":"{upstream_key} {secret_url}"}}'.encode()
+            return Script(status=400, body=quoted)
+        if asked.body.get("stream"):
+            return Script(chunks=chunks(["UNIQUEREPLY ", "again"]))
+        return Script(body=completion("UNIQUEREPLY"))
+
+    async def scenario() -> list[str]:
+        upstream = Upstream(answer)
+        await upstream.start()
+        port, metrics, admin = free_port(), free_port(), free_port()
+        value = {
+            "listen": f"127.0.0.1:{port}",
+            "metrics": {"listen": f"127.0.0.1:{metrics}"},
+            "admin": {"listen": f"127.0.0.1:{admin}"},
+            "models": [
+                {
+                    "name": "small",
+                    "upstreams": [{"url": upstream.url, "key_env": "UPSTREAM_KEY"}],
+                }
+            ],
+        }
+        path = tmp_path / "gateway.yaml"
+        path.write_text(yaml.safe_dump(value))
+        made = prepare(tmp_path, configuration(tmp_path, upstream.url))
+        with (tmp_path / "output").open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", PROGRAM, "gateway", str(path)),
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "UPSTREAM_KEY": upstream_key},
+            )
+        url, shown = f"http://127.0.0.1:{port}", []
+        async with aiohttp.ClientSession() as session:
+            async with asyncio.timeout(60):
+                while True:
+                    try:
+                        async with session.get(f"{url}/readyz") as reply:
+                            if reply.status == 200:
+                                break
+                    except OSError:
+                        assert process.returncode is None, (tmp_path / "output").read_text()
+                    await asyncio.sleep(0.05)
+
+            async def ask(key: str, text: str, **more: Any) -> None:
+                body = {
+                    "model": "small",
+                    "messages": [{"role": "user", "content": text}],
+                    "user": "UNIQUEUSER",
+                    **more,
+                }
+                headers = {"authorization": f"Bearer {key}"}
+                chat = f"{url}/v1/chat/completions"
+                async with session.post(chat, json=body, headers=headers) as reply:
+                    data = await reply.text()
+                    if reply.status != 200:
+                        shown.append(data + str(reply.headers))
+
+            await ask(made.keys[0], "UNIQUETEXT one")
+            await ask(made.keys[0], "UNIQUETEXT two", stream=True)
+            await ask(made.keys[0], "UNIQUETEXT fail")
+            await ask(made.keys[0], "UNIQUETEXT", model="UNIQUEMODEL")
+            await ask(made.keys[0], "UNIQUETEXT", tools="UNIQUETOOLS")
+            await ask(made.keys[0][:-1] + "x", "UNIQUETEXT")
+            await ask("still_UNIQUEKEY", "UNIQUETEXT")
+            async with session.get(f"http://127.0.0.1:{metrics}/metrics") as reply:
+                shown.append(await reply.text())
+            token = {"authorization": f"Bearer {made.token}"}
+            for name in ("keys", "accounts", "operators", "audit", "nothing"):
+                async with session.get(f"http://127.0.0.1:{admin}/v1/{name}", headers=token) as r:
+                    shown.append(await r.text())
+            assert upstream.asked[0].headers["authorization"] == f"Bearer {upstream_key}"
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+        await upstream.stop()
+        (tmp_path / "shown").write_text("\n".join(shown))
+        body = made.keys[0].split("_")[2]
+        return [made.keys[0], body, made.token, upstream_key]
+
+    secrets = asyncio.run(scenario())
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in written} > {"output", "shown", "accounts.sqlite"}
+    assert any(path.suffix == ".ledger" for path in written)
+    texts = ["UNIQUETEXT", "UNIQUEREPLY", "UNIQUEUSER", "UNIQUEMODEL", "UNIQUETOOLS", "UNIQUEKEY"]
+    for path in written:
+        data = path.read_bytes()
+        for secret in (*secrets, *texts):
+            assert secret.encode() not in data, (secret, path)
