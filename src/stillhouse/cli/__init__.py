@@ -15,6 +15,7 @@ from stillhouse.cli.accounts import accounts
 from stillhouse.cli.distill import distill
 from stillhouse.cli.doctor import doctor
 from stillhouse.cli.exits import MEANINGS, Exit
+from stillhouse.cli.export import export
 from stillhouse.cli.gateway import gateway
 from stillhouse.cli.init import init
 from stillhouse.cli.judge import judge
@@ -41,7 +42,7 @@ def command() -> None:
     """
 
 
-for verb in (init, distill, judge, gateway, probe, accounts, doctor):
+for verb in (init, distill, judge, export, gateway, probe, accounts, doctor):
     command.add_command(verb)
 
 

@@ -11,6 +11,7 @@ import torch
 from stillhouse.distill.forecast import measure_speed, predict_memory
 from stillhouse.distill.precision import bf16_units, choose_dtype
 from stillhouse.distill.run import Run, choose
+from stillhouse.distill.surgery import shaped
 from stillhouse.distill.whitebox import foresee, teacher_of_distributions
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item
@@ -46,7 +47,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     if local and run.student_place.folder != run.teacher_place.folder:
         teacher = run.load(run.teacher_place, "float32")
         notes += compare_tokenizers(teacher.tokenizer, start.tokenizer)
-    student = _cut_to_size(run, start.model)
+    student = _cut_to_size(run, start)
     teaching = teacher_of_distributions(run, student, start.tokenizer)
     items = choose(run.splits.train.items, PROBE_ITEMS, run.recipe.seed)
     longest = _check_lengths(run, start)
@@ -108,6 +109,10 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         ),
         "disk_bytes": (6 + 4 * run.recipe.seeds) * sum(p.numel() for p in student.parameters())
         + foreseen["cache_bytes"],
+        "parameters": {
+            "start": start.parameters,
+            "student": sum(parameter.numel() for parameter in student.parameters()),
+        },
         "tokenizer_vocabulary": len(start.tokenizer),
         "head_rows": int(start.model.get_output_embeddings().weight.shape[0]),
         "soft_cap": getattr(start.model.config, "final_logit_softcapping", None),
@@ -138,11 +143,12 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def _cut_to_size(run: Run, model: Any) -> Any:
-    """A student of the right shape for timing; which layers it keeps is chosen when it trains."""
+def _cut_to_size(run: Run, start: Any) -> Any:
+    """A student of the right shape for timing; which parts it keeps is chosen when it trains."""
     from stillhouse.students import cut_depth
 
     layers = run.recipe.student.layers
+    model = shaped(run, start)
     depth = int(model.config.num_hidden_layers)
     if layers is None or layers == depth:
         return model

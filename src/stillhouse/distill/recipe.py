@@ -12,6 +12,7 @@ import orjson
 
 from stillhouse.distill.curate import CurateConfig
 from stillhouse.distill.parsing import parse_yaml
+from stillhouse.distill.surgery import CutSpec
 from stillhouse.distill.training import TrainConfig
 from stillhouse.exchanges import InputError
 from stillhouse.parity import DataSpec, Metric, Split, Task, TaskKind
@@ -145,6 +146,14 @@ class StudentSpec:
         "which layers: evenly spaced, the first ones and the last, the first ones, those that "
         "change their input most, or whichever of these keeps the next-token distribution best",
         "data",
+    )
+    try_steps: int = key(
+        "choose: data: train every choice of layers this many steps on the training items and "
+        "keep the one with the least validation loss; 0: go by the distribution before training",
+        0,
+    )
+    cut: CutSpec = key(
+        "widths and vocabulary to keep, chosen from training prompts and replies", CutSpec
     )
     lora_rank: int | None = key("train a low-rank adapter of this rank, merged at the end", None)
 

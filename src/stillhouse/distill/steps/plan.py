@@ -170,6 +170,8 @@ def _sentences(plan: dict[str, Any]) -> list[str]:
     seconds = {name: s for name, s in plan["seconds"].items() if s is not None}
     if seconds:
         lines.append("expected: " + ", ".join(f"{name} {s:,.0f} s" for name, s in seconds.items()))
+    whole, kept = plan["parameters"]["start"], plan["parameters"]["student"]
+    lines.append(f"student of {kept:,} parameters, started from {whole:,}")
     if plan["memory_bytes"] is not None:
         if plan["cache_bytes"]:
             lines.append(f"teacher cache at most {plan['cache_bytes'] / 2**20:,.1f} MiB of disk")

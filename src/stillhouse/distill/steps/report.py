@@ -14,6 +14,7 @@ from stillhouse.distill.run import Run
 from stillhouse.distill.stages import remove_folder
 from stillhouse.distill.steps.judge import BASELINES, judge_sheets, seeds_of
 from stillhouse.distill.steps.train import CACHES, PLAIN
+from stillhouse.distill.surgery import parts_in_words
 from stillhouse.exchanges import replacing
 from stillhouse.parity import CostReport
 from stillhouse.parity.card import write_model_card
@@ -83,6 +84,7 @@ def _data(run: Run) -> dict[str, str]:
         "items": ", ".join(f"{count:,} {name}" for name, count in run.plan["items"].items()),
         "trained on": f"{curated['kept']:,} of {curated['items']:,} labelled items",
         **_loss(run),
+        **parts_in_words(run),
         "test groups": f"{run.plan['groups_in_test']:,}",
         "contamination": "none found"
         if found["clean"]

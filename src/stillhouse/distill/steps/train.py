@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import os
 import sys
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.distill.disk import disk_errors
 from stillhouse.distill.examples import Target
-from stillhouse.distill.run import Run, choose, write_json
+from stillhouse.distill.run import Run, choose
 from stillhouse.distill.steps.curate import read_targets
+from stillhouse.distill.surgery import build_cut, choose_parts
 from stillhouse.distill.training import TrainProgress, train
 from stillhouse.exchanges import InputError
 from stillhouse.parity import TrainSplit, ValidationSplit
@@ -35,7 +35,7 @@ def run_train(run: Run, folder: Path) -> None:
     """
     from stillhouse.distill.ranks import started
 
-    write_json(folder / "layers.json", choose_student_layers(run))
+    choose_parts(run, folder, choose_student_layers)
     config = run.recipe.train
     with contextlib.ExitStack() as stack:
         ranks = run.ranks or stack.enter_context(
@@ -155,15 +155,13 @@ def result_of(run: Run) -> dict[str, Any]:
 
 def build_student(run: Run, dtype: str = "float32") -> tuple[Any, Any]:
     """The student before any training, and its tokenizer with the template it is trained with."""
-    from stillhouse.students import add_adapter, cut_depth
+    from stillhouse.students import add_adapter
 
-    start = run.load(run.student_place, dtype)
-    layers = run.read("train", "layers.json")["layers"]
-    model = copy.deepcopy(start.model) if layers is None else cut_depth(start.model, layers)
+    model, tokenizer = build_cut(run, run.load(run.student_place, dtype))
     rank = run.recipe.student.lora_rank
     if rank is not None:
         model = add_adapter(model, rank=rank, seed=run.recipe.seed)
-    return model, start.tokenizer
+    return model, tokenizer
 
 
 def choose_student_layers(run: Run) -> dict[str, Any]:
