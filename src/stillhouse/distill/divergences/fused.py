@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from stillhouse.distill.divergences import kernels
+from stillhouse.distill.divergences.head import Curve
 from stillhouse.distill.divergences.signals import HiddenStates, Sampled, TopK
 from stillhouse.exchanges import InputError
 
@@ -41,7 +42,8 @@ def divergence_loss(
     `hidden_MD` are the student's last hidden states at the positions that predict reply tokens,
     `signal` the teacher's word on the same positions, `reply_tokens` the divisor of `normaliser`:
     the count of the whole step, not of this call. `vocabulary` is the number of ids that both
-    models share (rows beyond it are padding); it may be left out where the heads agree.
+    models share (rows beyond it are padding); it may be left out where the heads agree. With
+    `HiddenStates.kept_K` it counts the teacher's ids, and the student's rows are all used.
     `dtype` is that of the matrix products (the hidden states' own when absent); sums and the
     weight's gradient are float32 at least. Where `head.weight_VD` needs no gradient none is made.
     `compiled` fuses the arithmetic between the products (full signals; needs a C++ compiler).
@@ -59,6 +61,7 @@ def divergence_loss(
             signal,
             divergence,
             shared,
+            vocabulary,
             dtype or hidden_MD.dtype,
             chunk_bytes,
             compiled,
@@ -78,6 +81,7 @@ class _Settings(NamedTuple):
     signal: Signal
     divergence: Divergence
     vocabulary: int
+    asked: int | None
     dtype: torch.dtype
     chunk_bytes: int
     compiled: bool
@@ -93,7 +97,7 @@ class _Fused(torch.autograd.Function):
         bias_V: torch.Tensor | None,
         settings: _Settings,
     ) -> torch.Tensor:
-        head, signal, divergence, vocabulary, dtype, chunk_bytes, compiled, learns = settings
+        head, signal, divergence, vocabulary, asked, dtype, chunk_bytes, compiled, learns = settings
         # Under no_grad the inputs still say that they would need one.
         needs_hidden, needs_weight, needs_bias = (learns and n for n in ctx.needs_input_grad[:3])
         sums = torch.promote_types(dtype, torch.float32)
@@ -106,7 +110,8 @@ class _Fused(torch.autograd.Function):
             d_bias_V = torch.zeros_like(bias_V, dtype=sums)
         teacher = None
         if isinstance(signal, HiddenStates):
-            teacher = _Products(signal.head, vocabulary, dtype)
+            trimmed = signal.kept_K is not None
+            teacher = _Products(signal.head, asked if trimmed else vocabulary, dtype)
         loss = torch.zeros((), dtype=sums, device=hidden_MD.device)
         rows = chunk_rows(vocabulary, chunk_bytes)
         for start in range(0, len(hidden_MD), rows):
@@ -143,7 +148,7 @@ class _Fused(torch.autograd.Function):
 class _Products:
     """The teacher's head, cut and cast once for all chunks."""
 
-    def __init__(self, head: Head, vocabulary: int, dtype: torch.dtype):
+    def __init__(self, head: Head, vocabulary: int | None, dtype: torch.dtype):
         self.head, self.dtype = head, dtype
         self.weight_SD = head.weight_VD[:vocabulary].detach().to(dtype)
         bias_V = head.bias_V
@@ -165,6 +170,10 @@ def _one_chunk(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(signal, HiddenStates) and teacher is not None:
         curves = head.curve, teacher.head.curve
+        if signal.kept_K is not None:
+            z_t_NV = teacher.head.curve.bend(kernels.wide(teacher(signal.hidden_MD)))
+            z_t_NB = kernels.grouped(z_t_NV, signal.kept_K, divergence.temperature)
+            return kernels.full(y_NV, z_t_NB, divergence, head.curve, Curve())
         if compiled:
             return kernels.compiled(divergence, *curves)(y_NV, teacher(signal.hidden_MD))
         return kernels.full(y_NV, teacher(signal.hidden_MD), divergence, *curves)
@@ -196,6 +205,8 @@ def _check(
     if len(signal) != len(hidden_MD):
         raise InputError(f"a signal of {len(signal)} positions for {len(hidden_MD)} hidden states")
     sizes = {head.vocabulary}
+    if isinstance(signal, HiddenStates) and signal.kept_K is not None:
+        return _check_trimmed(head, signal.head, signal.kept_K, vocabulary)
     if isinstance(signal, HiddenStates):
         sizes.add(signal.head.vocabulary)
     elif signal.temperature != divergence.temperature:
@@ -220,3 +231,18 @@ def _check(
             repair=f"give at most {min(sizes)}",
         )
     return vocabulary or head.vocabulary
+
+
+def _check_trimmed(head: Head, teacher: Head, kept_K: torch.Tensor, vocabulary: int | None) -> int:
+    most = teacher.vocabulary if vocabulary is None else vocabulary
+    if head.vocabulary != len(kept_K) + 1:
+        raise InputError(
+            f"a student's head of {head.vocabulary} rows for {len(kept_K)} kept ids and the tail",
+            repair="open the student's tail (`stillhouse.students.open_tail`): one row more",
+        )
+    if not 1 <= most <= teacher.vocabulary or int(kept_K.max()) >= most or int(kept_K.min()) < 0:
+        raise InputError(
+            f"kept ids up to {int(kept_K.max())} of a teacher with {most} of"
+            f" {teacher.vocabulary} rows"
+        )
+    return head.vocabulary

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     Full = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _wide(z: torch.Tensor) -> torch.Tensor:
+def wide(z: torch.Tensor) -> torch.Tensor:
+    """Return logits in float32 at least."""
     return z if z.dtype in (torch.float32, torch.float64) else z.float()
 
 
@@ -33,14 +34,21 @@ def full(
     teacher: Curve,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Divergence (N) and gradient in the student's bare products, from both models' products."""
-    z_s_NV = student.bend(_wide(y_s_NV))
-    z_t_NV = teacher.bend(_wide(y_t_NV))
+    z_s_NV = student.bend(wide(y_s_NV))
+    z_t_NV = teacher.bend(wide(y_t_NV))
     heat = divergence.temperature
     log_s_NV = torch.log_softmax(z_s_NV / heat if heat != 1 else z_s_NV, -1)
     log_t_NV = torch.log_softmax(z_t_NV / heat if heat != 1 else z_t_NV, -1)
     loss_N, slope_NV = divergence.terms(log_s_NV, log_t_NV)
     gradient_NV = (slope_NV - log_s_NV.exp() * slope_NV.sum(-1, keepdim=True)) / heat
     return loss_N, student.unbend(gradient_NV, z_s_NV).to(y_s_NV.dtype)
+
+
+def grouped(z_NV: torch.Tensor, kept_K: torch.Tensor, heat: float) -> torch.Tensor:
+    """Logits (N, K + 1) of the kept ids and of all others as one, by softmax(z / heat)."""
+    others_NV = z_NV.index_fill(-1, kept_K, -torch.inf)
+    tail_N1 = heat * (others_NV / heat).logsumexp(-1, keepdim=True)
+    return torch.cat([z_NV[:, kept_K], tail_N1], -1)
 
 
 def buckets(
@@ -51,7 +59,7 @@ def buckets(
     student: Curve,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same against k ids and one bucket for all others."""
-    z_s_NV = student.bend(_wide(y_s_NV))
+    z_s_NV = student.bend(wide(y_s_NV))
     heat = divergence.temperature
     scaled_NV = z_s_NV / heat if heat != 1 else z_s_NV
     kept_NK = scaled_NV.gather(-1, ids_NK)
@@ -82,7 +90,7 @@ def sampled(
     student: Curve,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Forward KL (or cross-entropy) against weighted ids."""
-    z_s_NV = student.bend(_wide(y_s_NV))
+    z_s_NV = student.bend(wide(y_s_NV))
     heat = divergence.temperature
     scaled_NV = z_s_NV / heat if heat != 1 else z_s_NV
     weights_NK = weights_NK.to(z_s_NV.dtype)

@@ -19,17 +19,22 @@ class HiddenStates:
     """The teacher's last hidden states (M, D_teacher) and its head: exact, at any temperature.
 
     They come from a live teacher or from a cache; nothing is lost but what their precision drops.
+
+    For a student of a trimmed vocabulary, `kept_K` are the teacher's ids that its rows stand for,
+    in the student's order. The student's head then has one row more, the tail, and the teacher's
+    mass on all other ids together is that bucket: nothing is renormalised.
     """
 
     hidden_MD: torch.Tensor
     head: Head
+    kept_K: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.hidden_MD)
 
     def part(self, start: int, end: int) -> HiddenStates:
         """Rows start..end."""
-        return HiddenStates(hidden_MD=self.hidden_MD[start:end], head=self.head)
+        return HiddenStates(hidden_MD=self.hidden_MD[start:end], head=self.head, kept_K=self.kept_K)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
