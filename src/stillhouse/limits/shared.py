@@ -72,6 +72,8 @@ class Shared:
         self._unfolded = ledger.first > 1  # what earlier processes left
         self._folding: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unsent: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._sending: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(
@@ -259,6 +261,9 @@ class Shared:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
         if self._folding is not None:
             await asyncio.wait([self._folding])
         await self._client.aclose()
@@ -349,12 +354,58 @@ class Shared:
     async def _run_script(self, what: str, state: str, request: Any) -> Any:
         arguments = (1, self._key, what, state, orjson.dumps(request))
         try:
-            return await self._client.evalsha(self._sha, *arguments)
+            return await self._send("EVALSHA", self._sha, *arguments)
         except Exception as error:
             if type(error).__name__ != "NoScriptError":
                 raise
             # A new server does not have it, and has run nothing.
-            return await self._client.eval(SCRIPT, *arguments)
+            return await self._send("EVAL", SCRIPT, *arguments)
+
+    def _send(self, *command: Any) -> asyncio.Future[Any]:
+        """Send a command with all that wait: one round trip at a time, which takes every one."""
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        self._unsent.append((command, answer))
+        if self._sending is None or self._sending.done():
+            self._sending = loop.create_task(self._send_all())
+        return answer
+
+    async def _send_all(self) -> None:
+        while self._unsent:
+            batch, self._unsent = self._unsent, []
+            try:
+                await self._round_trip(batch)
+            except asyncio.CancelledError:
+                for _, answer in (*batch, *self._unsent):
+                    answer.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 (whoever asked has to know it)
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(error)
+
+    async def _round_trip(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
+        from redis import ResponseError
+
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()
+        try:
+            packed = connection.pack_commands([command for command, _ in batch])
+            await connection.send_packed_command(packed)
+            for _, answer in batch:
+                told, refused = None, None
+                try:
+                    told = await connection.read_response()
+                except ResponseError as error:  # an answer like any other: the next ones follow
+                    refused = error
+                if answer.done():
+                    continue  # whoever asked has gone
+                if refused is None:
+                    answer.set_result(told)
+                else:
+                    answer.set_exception(refused)
+        finally:
+            await pool.release(connection)
 
     def _refuse(self, reservation_id: bytes) -> None:
         # A failure leaves the intent open: charged in a rebuilding, which is safe.
