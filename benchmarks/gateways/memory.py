@@ -83,7 +83,6 @@ class Load:
 
 def measure(run: Part) -> None:
     """Load, watch the memory, tell."""
-    os.sched_setaffinity(0, {rig.LOADING})
     accounts = 3_000 if run.smoke else ACCOUNTS
     warm_up, requests = (3_000, 5_000) if run.smoke else (WARM_UP, REQUESTS)
     with contextlib.ExitStack() as stack:
@@ -100,6 +99,7 @@ def measure(run: Part) -> None:
         keys = run.folder / "keys.txt"
         made = fill(path, accounts, as_caps(DEFAULT_TIERS[0].caps, organisation=accounts))
         keys.write_text("\n".join(made.keys) + "\n")
+        os.sched_setaffinity(0, {rig.LOADING})
         process = stack.enter_context(
             rig.started(gateway(path), port, core=rig.MEASURED, wait_s=600)
         )
