@@ -18,6 +18,7 @@ from stillhouse.exchanges import (
     iterate_journal,
     make_folder,
     new_id,
+    storage,
 )
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ class Recovery:
 
 
 class Ledger:
-    """Appends to one file under `folder`/open; files that nobody needs any more go to /closed.
+    """Appends to one file under `folder`/open.
 
+    Files that nobody needs any more go to `folder`/closed, and from there away.
     One process at a time (the caller holds the folder's lock). `count_us` names the files.
     """
 
@@ -128,6 +130,11 @@ class Ledger:
         while self._old:
             path = self._old.pop()
             path.replace(self._folder / CLOSED / path.name)
+
+    def discard(self) -> None:
+        """Remove what was put away: once what is kept in its place is on the disk."""
+        for path in (self._folder / CLOSED).iterdir():
+            storage.remove(path)
 
     @property
     def path(self) -> Path:

@@ -277,7 +277,11 @@ class Service:
                 self.ledger.forget()
             self.ledger.turn(self._clock.now_us())
             try:
-                await asyncio.to_thread(_fsync, [self.ledger.path, self.exchanges.path])
+                paths = [self.ledger.path, self.exchanges.path]
+                if self.limiter.ledger_path is not None:
+                    paths.append(self.limiter.ledger_path)
+                await asyncio.to_thread(_fsync, paths)
+                self.ledger.discard()
             except OSError as error:
                 self.ledger.failing = True
                 self.log.trouble("journal", f"the disk refused a sync ({error.strerror})")
