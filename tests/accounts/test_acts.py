@@ -44,6 +44,7 @@ from stillhouse.accounts.acts import (
 )
 from stillhouse.accounts.measures import DAY_US, HOUR_US
 from stillhouse.accounts.roles import RIGHTS
+from stillhouse.accounts.views import preview
 from stillhouse.exchanges import InputError
 
 
@@ -376,3 +377,18 @@ def test_the_audit_cannot_be_changed_and_shows_when_it_was(office: Office) -> No
     with pytest.raises(InputError, match="altered") as raised:
         office.store.check_audit()
     assert raised.value.place == f"audit row {last}"
+
+
+def test_before_a_ban_the_operator_sees_who_else_was_there(office: Office, clock: Clock) -> None:
+    """Neighbours of 30 days: seen on the same addresses, not stopped by the measure."""
+    suspect, other, stranger = office.made.accounts
+    sightings = Sightings()
+    sightings.note(parse_address("203.0.113.5"), suspect, clock())
+    sightings.note(parse_address("203.0.113.5"), other, clock())
+    sightings.note(parse_address("198.51.100.1"), stranger, clock())
+    office.store.record_sightings(sightings.drain())
+    seen_now = preview(office.store, "account", suspect)
+    assert (seen_now.affected, seen_now.accounts) == (1, (suspect,))
+    assert seen_now.neighbours == (other,)
+    clock.step(days=31)
+    assert preview(office.store, "account", suspect).neighbours == ()

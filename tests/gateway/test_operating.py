@@ -271,3 +271,25 @@ def test_nothing_that_a_process_wrote_or_showed_holds_a_secret_or_a_text(tmp_pat
         data = path.read_bytes()
         for secret in (*secrets, *texts):
             assert secret.encode() not in data, (secret, path)
+
+
+def test_failures_to_authenticate_are_slowed_down_but_a_right_key_is_served(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            statuses = []
+            for number in range(25):
+                wrong = f"{gateway.key[:-6]}{number:06d}"
+                async with session.post(**asking(gateway, key=wrong)) as reply:
+                    statuses.append(reply.status)
+                    waited = reply.headers.get("retry-after")
+            assert statuses[0] == 401
+            assert statuses[-1] == 429
+            assert waited is not None
+            assert int(waited) >= 1
+            async with session.post(**asking(gateway)) as reply:
+                assert reply.status == 200
+            assert gateway.key[:-6] not in gateway.log.getvalue()
+
+    asyncio.run(scenario())
