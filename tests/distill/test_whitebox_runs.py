@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+import torch
 from tests.distill.run_orders import RECORDED
 from tests.distill.whitebox_task import LOCAL, write_whitebox_task
 
@@ -18,6 +20,7 @@ from stillhouse.distill import Recipe, fitting, read_recipe, run_recipe
 from stillhouse.distill.run import Run
 from stillhouse.distill.whitebox import work_over_plain
 from stillhouse.exchanges import InputError
+from stillhouse.teachers.local import LocalModel
 
 Task = Callable[..., Recipe]
 
@@ -86,6 +89,44 @@ def test_every_source_trains_towards_the_teacher(
     curve = read(run, "train/seed-1/result.json")["curve"]
     assert curve[-1]["validation_loss"] < curve[0]["validation_loss"]
     assert all(point["bits_per_byte"] > 0 for point in curve)
+
+
+def test_the_loss_is_the_divergence_of_whole_distributions(task: Task, tmp_path: Path) -> None:
+    """The first validation point against plain transformers, one reply at a time."""
+    run = tmp_path / "run"
+    steps = {"steps: 4": "steps: 1", "evaluate_every: 2": "evaluate_every: 1"}
+    recipe = task("{temperature: 1.5}", **steps)
+    run_recipe(recipe, folder=run, until="train")
+    (point,) = read(run, "train/seed-1/result.json")["curve"]
+    again = Run(recipe, run)
+    teacher = LocalModel.load(tmp_path / "small-model")
+    student = LocalModel.load(run / "train/seed-1/student")
+    targets = {
+        line["id"]: line
+        for line in map(orjson.loads, (run / "curate/targets.jsonl").read_bytes().splitlines())
+    }
+    total = nats = 0.0
+    count = written = 0
+    for item in again.splits.validation.items:
+        target = targets[item.id]
+        prompt = teacher.template.prompt(item.messages, item.id)
+        before = teacher.template.encode(prompt)
+        after = teacher.template.reply_ids(
+            prompt, before, target["reply"], complete=target["complete"], name=item.id
+        )
+        ids = torch.tensor([[*before, *after]])
+        with torch.no_grad():
+            z_t, z_s = (
+                # Rows of the heads that no id of the tokenizer has are padding.
+                m.model(ids).logits[0, len(before) - 1 : -1, : len(teacher.tokenizer)]
+                for m in (teacher, student)
+            )
+        log_t, log_s = torch.log_softmax(z_t / 1.5, -1), torch.log_softmax(z_s / 1.5, -1)
+        total += float((log_t.exp() * (log_t - log_s)).sum())
+        nats -= float(torch.log_softmax(z_s, -1).gather(1, ids[0, len(before) :, None]).sum())
+        count, written = count + len(after), written + len(target["reply"].encode())
+    assert point["validation_loss"] == pytest.approx(total / count, rel=1e-4)
+    assert point["bits_per_byte"] == pytest.approx(nats / math.log(2) / written, rel=1e-4)
 
 
 def test_distributions_over_recorded_replies(task: Task, tmp_path: Path) -> None:
