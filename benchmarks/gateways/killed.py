@@ -40,6 +40,7 @@ PROCESSES = 4
 CLIENTS = 6
 LASTS_S = 0.7
 LASTS_LONG_S = 4.0  # where PostgreSQL is killed: its feed goes stale after a second
+TURN_AFTER = 20  # reservations after which a ledger is made short: all the time
 APPEND = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 
@@ -258,7 +259,10 @@ async def connected(place: Place, slot: int, ends_s: float) -> Shared | None:
     while time.monotonic() < ends_s:
         try:
             return await Shared.connect(
-                place.redis_url, folder=place.folder / "ledgers", process=f"process-{slot}"
+                place.redis_url,
+                folder=place.folder / "ledgers",
+                process=f"process-{slot}",
+                turn_after=TURN_AFTER,
             )
         except (InputError, RedisError, OSError):
             await asyncio.sleep(0.02)

@@ -3,8 +3,8 @@
     python -m benchmarks.gateways.schedules [--simulated N] [--killed N] [--minutes M]
 
 `limit_overshoots`: intervals that hold more settled cost, dated at admission, than their limit,
-over `--simulated` schedules in one process (`simulated.py`: nine in ten hostile, the others
-operated) and `--killed` ones with four processes on Redis and PostgreSQL, all killed (`killed.py`).
+over `--simulated` schedules in one process (`simulated.py`: 98 % hostile, the others operated) and
+`--killed` ones with four processes on Redis and PostgreSQL, all of them killed (`killed.py`).
 `admitted_over_oracle`: cost admitted over what an oracle admits, over the operated schedules; its
 interval is that of a ratio of means, over schedules. That of the hostile ones is printed beside it.
 
@@ -48,7 +48,7 @@ def main() -> None:
         for part, size in (("hostile", 1000), ("operated", 100), ("killed", 3)):
             print(part, run(part, 0, size), flush=True)
         return
-    operated = arguments.simulated // 10
+    operated = arguments.simulated // 50
     wanted = {
         "hostile": arguments.simulated - operated,
         "operated": operated,

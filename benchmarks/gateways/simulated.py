@@ -272,7 +272,9 @@ def hostile(rng: random.Random) -> Callable[[], Schedule]:
             drained = -(-cost * tight.grain // tight.drain)
             now += rng.choice((0, 0, 1, drained - 1, drained, drained, rng.randrange(window),
                                rng.randrange(window) // 8, window, window + 1))  # fmt: skip
-            takes = rng.choice((0, 1, drained, rng.randrange(window), rng.randrange(2 * window)))
+            takes = rng.choice(
+                (0, 1, drained, drained + 1, rng.randrange(window), rng.randrange(2 * window))
+            )
             requests.append(_request(rng, now, takes, cost, pairs))
         schedule = Schedule(requests, rated=not other)
         _disturb(rng, schedule, window, deaths=0.05)
