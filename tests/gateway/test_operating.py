@@ -50,7 +50,7 @@ def test_draining_admits_nothing_and_lets_open_streams_finish(tmp_path: Path) ->
         ):
             await reply.content.readuntil(b"\n\n")
             draining = asyncio.ensure_future(gateway.service.drain())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not gateway.service.app.draining:
                     await asyncio.sleep(0.005)
             async with session.post(**asking(gateway)) as refused:
@@ -147,7 +147,7 @@ def test_a_new_account_starts_small_and_grows_when_it_is_verified(tmp_path: Path
                 account=gateway.furnished.accounts[0], tier="verified", reason="papers seen"
             )
             await asyncio.to_thread(gateway.store.perform, gateway.furnished.operator, change)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while await ask() != 200:
                     await asyncio.sleep(0.02)
             assert [await ask() for _ in range(20)] == [200] * 20
@@ -291,5 +291,48 @@ def test_failures_to_authenticate_are_slowed_down_but_a_right_key_is_served(
             async with session.post(**asking(gateway)) as reply:
                 assert reply.status == 200
             assert gateway.key[:-6] not in gateway.log.getvalue()
+
+    asyncio.run(scenario())
+
+
+def test_a_campaign_is_stopped_with_its_open_streams_and_a_block_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        endless = Script(chunks=chunks(["a "] * 10_000), gate=lambda _: asyncio.sleep(0.01))
+        async with (
+            running(tmp_path, lambda _: endless, accounts=2) as gateway,
+            aiohttp.ClientSession() as session,
+        ):
+            perform, operator = gateway.store.perform, gateway.furnished.operator
+            first, second = gateway.furnished.accounts
+
+            async def stopped(code: bytes, act: acts.Act) -> None:
+                opened = [
+                    await session.post(**asking(gateway, key=key, stream=True))
+                    for key in gateway.furnished.keys
+                ]
+                for reply in opened:
+                    await reply.content.readuntil(b"\n\n")
+                done = await asyncio.to_thread(perform, operator, act)
+                assert done.proposal is None
+                async with asyncio.timeout(20):
+                    for reply in opened:
+                        assert b'"code":"%b"' % code in await reply.content.read()
+                undo = acts.Undo(measure=done.subject, reason="a test")
+                await asyncio.to_thread(perform, operator, undo)
+
+            campaign = acts.AssignCampaign(
+                campaign="c-1", accounts=[first, second], reason="one author"
+            )
+            await asyncio.to_thread(perform, operator, campaign)
+            suspend = acts.Suspend(scope="campaign", subject="c-1", hours=1, reason="a test")
+            await stopped(b"suspended", suspend)
+            async with asyncio.timeout(20):
+                while gateway.service.app.snapshot.bans(
+                    gateway.service.app.snapshot.authenticate(gateway.key, gateway.store.clock()),  # type: ignore[arg-type]
+                    gateway.store.clock(),
+                ):
+                    await asyncio.sleep(0.02)
+            block = acts.Block(network="127.0.0.1", acknowledged=2, reason="a test", days=1)
+            await stopped(b"address_blocked", block)
 
     asyncio.run(scenario())
