@@ -93,7 +93,7 @@ def append_more(recipe: Recipe, finished: Path, folder: Path) -> None:
     with LiveProgress() as progress:
         run = Run(recipe, folder, progress)
         stages = [
-            Stage[Run]("train", lambda _: {}, run_train),
+            Stage("train", lambda _: {}, run_train),
             Stage("judge", lambda _: {}, run_judge),
         ]
         run_stages(folder, stages, run, on_stage=progress.stage)
