@@ -82,16 +82,24 @@ def certificate(folder: Path) -> None:
 
 @contextmanager
 def started(
-    command: list[str], folder: Path, name: str, port: int, **environment: str
+    command: list[str],
+    folder: Path,
+    name: str,
+    port: int | None = None,
+    **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program until it listens on `port`; end it by its pid. Its output is in `folder`."""
+    """Run a program; end it by its pid. Its output is in `folder`.
+
+    With `port` it has begun to listen there.
+    """
     output = folder / f"{name}.output"
     with output.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=folder, stdout=file, stderr=file, env={**os.environ, **environment}
         )
     try:
-        await_listening(process, port, output)
+        if port is not None:
+            await_listening(process, port, output)
         yield process
     finally:
         if process.poll() is None:

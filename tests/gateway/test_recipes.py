@@ -1,17 +1,23 @@
-"""The recipes as a user copies them: nginx or Envoy in front."""
+"""The recipes as a user copies them: nginx or Envoy in front, four processes on two servers."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import shutil
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import aiohttp
 import pytest
+import sqlalchemy
+from tests.accounts.conftest import postgresql
 from tests.gateway.deployed import (
     STILLHOUSE,
     Paced,
     asking,
+    await_listening,
     certificate,
     free_port,
     laid_out,
@@ -20,11 +26,13 @@ from tests.gateway.deployed import (
     started,
     streamed_unbuffered,
 )
-from tests.gateway.scripted import Upstream
+from tests.gateway.scripted import Script, Upstream, completion
+from tests.limits.servers import RedisServer
 
-from stillhouse.accounts import Furnished, furnish, open_store
+from stillhouse.accounts import Furnished, acts, furnish, open_store
 from stillhouse.gateway.config import Config, open_doors, read_config
 
+__all__ = ["postgresql"]  # a fixture
 TLS = "/etc/stillhouse/tls"
 
 
@@ -64,6 +72,11 @@ async def said_in_clear(port: int) -> bytes:
         return b""
     finally:
         writer.close()
+
+
+async def ready(client: aiohttp.ClientSession, port: int) -> bool:
+    async with client.get(f"http://127.0.0.1:{port}/readyz") as reply:
+        return reply.status == 200
 
 
 def prepared(config: Config) -> Furnished:
@@ -137,7 +150,7 @@ def test_a_proxy_in_front_ends_tls_and_lets_streams_through(proxy: str, tmp_path
 
 
 def test_what_the_recipes_open_is_their_proxy_alone(tmp_path: Path) -> None:
-    for name in ("nginx", "envoy"):
+    for name in ("nginx", "envoy", "processes"):
         config = read_config(laid_out(name, tmp_path, {}) / "gateway.yaml")
         doors = {door for door, _ in open_doors(config)}
         expected = {"trusted_hops", "models.small.tokenizer"}
@@ -155,3 +168,102 @@ def test_envoy_replaces_every_header_that_the_gateway_believes(tmp_path: Path) -
             assert f"key: {header.decode()}" in text
     assert text.count("OVERWRITE_IF_EXISTS_OR_ADD") == 1
     assert "traceparent" in text  # taken off
+
+
+def test_four_processes_keep_one_limit_and_one_list_of_bans(
+    tmp_path: Path, postgresql: str
+) -> None:
+    async def scenario(redis: RedisServer, database: str) -> None:
+        upstream = Upstream(lambda _: Script(body=completion()))
+        await upstream.start()
+        port, inside = free_port(), [free_port() for _ in range(4)]
+        changes = {
+            "127.0.0.1:8000": f"127.0.0.1:{upstream.port}",
+            "/var/lib/stillhouse": str(tmp_path),
+            TLS: str(tmp_path),
+            **paths_of_nginx(tmp_path, port),
+            **{f"127.0.0.1:808{n}": f"127.0.0.1:{inside[n - 1]}" for n in range(1, 5)},
+        }
+        certificate(tmp_path)
+        folder = laid_out("processes", tmp_path, changes)
+        unit = (folder / "stillhouse@.service").read_text()
+        command = unit.partition("ExecStart=")[2].partition("\n")[0].split()
+        assert command[:2] == ["/opt/stillhouse/bin/stillhouse", "gateway"]
+        environment = {
+            "STILLHOUSE_ACCOUNTS_URL": database,
+            "STILLHOUSE_LIMITS_URL": redis.url,
+        }
+        config = read_config(folder / "gateway.yaml")
+        store = open_store(database, secrets=config.secrets)
+        made = furnish(store)
+
+        def process(number: int) -> list[str]:
+            words = [word.replace("%i", str(number)) for word in command[1:]]
+            words = [str(folder / "gateway.yaml") if "/etc/" in word else word for word in words]
+            words = [
+                f"127.0.0.1:{inside[number - 1]}" if word == f"127.0.0.1:808{number}" else word
+                for word in words
+            ]
+            words = [
+                f"127.0.0.1:{free_port()}" if word == f"127.0.0.1:909{number}" else word
+                for word in words
+            ]
+            return [*STILLHOUSE, *words]
+
+        with ExitStack() as running:
+            processes = [
+                running.enter_context(started(process(n), tmp_path, f"gateway{n}", **environment))
+                for n in range(1, 5)
+            ]
+            for n in range(4):
+                await_listening(processes[n], inside[n], tmp_path / f"gateway{n + 1}.output")
+            running.enter_context(started(nginx(folder), tmp_path, "nginx", port))
+            async with session(tmp_path) as client:
+
+                async def ask() -> int:
+                    async with client.post(**asking(port, made.keys[0])) as reply:
+                        await reply.read()
+                        return reply.status
+
+                for number in inside:
+                    async with asyncio.timeout(20):
+                        while not await ready(client, number):
+                            await asyncio.sleep(0.05)
+                # The lowest tier lets ten requests through at once, whoever serves them, and then
+                # one in six seconds.
+                began = time.monotonic()
+                statuses = [await ask() for _ in range(20)]
+                drained = int((time.monotonic() - began) / 6) + 1
+                told = [(tmp_path / f"gateway{n}.output").read_text() for n in range(1, 5)]
+                assert set(statuses) <= {200, 429}, "\n".join(told)
+                assert 10 <= statuses.count(200) <= 10 + drained
+                used = [n for n in range(4) if (tmp_path / "state" / f"process-{n}").exists()]
+                assert used == [0, 1, 2, 3]
+
+                # One dies: the others go on, and its folder is taken up by the next.
+                processes[0].kill()
+                processes[0].wait()
+                assert {await ask() for _ in range(4)} <= {200, 429}
+                running.enter_context(
+                    started(process(1), tmp_path, "again", inside[0], **environment)
+                )
+
+                suspend = acts.Suspend(
+                    scope="account", subject=made.accounts[0], hours=1, reason="a test"
+                )
+                await asyncio.to_thread(store.perform, made.operator, suspend)
+                await asyncio.sleep(1.0)  # the promise: everywhere within a second
+                assert {await ask() for _ in range(12)} == {403}
+        store.close()
+        await upstream.stop()
+
+    redis = RedisServer(tmp_path)
+    database = f"{postgresql.rpartition('/')[0]}/recipe"
+    engine = sqlalchemy.create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE recipe")
+    engine.dispose()
+    try:
+        asyncio.run(scenario(redis, database))
+    finally:
+        redis.kill()
