@@ -53,7 +53,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        load(arguments, folder, stack)
+        load(arguments, folder.resolve(), stack)  # nginx takes a relative path from its own folder
 
 
 def load(arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> None:
