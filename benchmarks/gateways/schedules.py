@@ -165,14 +165,14 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 def digest(names: tuple[str, ...], script: str) -> str:
-    """Name the code that decides: modules of the limits, and the schedules themselves."""
+    """Name the code that decides: modules of the limits, and the script that draws schedules."""
     sha = hashlib.sha256()
-    room, here = Path(limits.__file__).parent, Path(__file__).parent
-    for path in (*(room / name for name in names), here / "simulated.py", here / script):
+    for path in (*(Path(limits.__file__).parent / name for name in names), HERE / script):
         sha.update(path.read_bytes())
     return sha.hexdigest()[:10]
 
 
+HERE = Path(__file__).parent
 CORE = ("limit.py", "cells.py", "ledger.py", "memory.py")
 DIGESTS = dict.fromkeys(("hostile", "operated"), digest(CORE, "simulated.py")) | {
     "killed": digest((*CORE, "rebuilding.py", "shared.py", "shared.lua"), "killed.py")

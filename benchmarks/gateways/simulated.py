@@ -134,7 +134,7 @@ def run(schedule: Schedule, folder: Path, make: Callable[..., Memory] = Memory) 
     ahead, step = 0, 0
     durable = bool(schedule.deaths)
     limiter = make(folder=folder) if durable else make()
-    held = 0  # the limiter's time
+    held = written = 0  # the limiter's time; what of it the ledger knows
     for at, what, index in events:
         while steps[step][0] <= at:
             ahead = steps[step][1]
@@ -143,6 +143,9 @@ def run(schedule: Schedule, folder: Path, make: Callable[..., Memory] = Memory) 
         if what == 0:
             limiter.close_now()
             limiter = make(folder=folder)
+            if limiter.now_us < written:
+                raise AssertionError(f"back at {limiter.now_us}, before {written}")
+            held = limiter.now_us  # what it refused, later, is not written anywhere
             for one in schedule.requests:
                 if one.dies and one.admitted_us is not None and one.released_us is None:
                     one.released_us = held
@@ -156,12 +159,12 @@ def run(schedule: Schedule, folder: Path, make: Callable[..., Memory] = Memory) 
             if type(told) is Reserved:
                 if told.at_us != held:
                     raise AssertionError(f"dated {told.at_us}, not {held}")
-                one.admitted_us = held
+                one.admitted_us = written = held
         else:
             found = limiter.settle_now(name, one.used, now)
             known = one.admitted_us is not None and not one.dies
             if known:
-                one.released_us = held
+                one.released_us = written = held
             if (type(found) is Settled) != known:
                 raise AssertionError(f"{found} for a request that was {known=}")
     limiter.close_now()
