@@ -250,3 +250,30 @@ def test_connections_that_dawdle_are_closed() -> None:
 
     assert close_idle(heading, b"GET /a HT") == b""
     assert close_idle(idle, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"/a 0")
+
+
+def test_a_client_that_is_refused_while_it_sends_can_read_why() -> None:
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n"
+    got = exchange(head, *[b"x" * 100_000] * 29)
+    assert got.startswith(b"HTTP/1.1 413")
+    assert got.endswith(b"large")
+
+
+def test_what_a_refused_client_may_go_on_sending_is_bounded() -> None:
+    async def run() -> None:
+        async with listening(Seen()) as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+            await reader.readuntil(b"no")
+            for _ in range(200):
+                writer.write(b"x" * 100_000)
+                try:
+                    await writer.drain()
+                except ConnectionError:
+                    break
+            else:
+                pytest.fail("20 MB were taken")
+            while server.connections:
+                await asyncio.sleep(0)
+
+    asyncio.run(run())

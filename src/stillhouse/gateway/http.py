@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Serve = Callable[["Request"], Coroutine[Any, Any, None]]
 
 _HELD_BYTES = 64 * 1024  # of a body that nobody has asked for yet
+_LINGER_BYTES = 8 << 20  # of a body that is refused: who is cut off while sending reads no reply
 _FRAMING = 8  # bytes of chunk sizes a byte of body may come with: five where each is a chunk
 _STATUS = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
@@ -203,6 +204,7 @@ class Connection(asyncio.Protocol):
         self._expects = False
         self._paused = False
         self._last = False
+        self._discarding = 0  # bytes that may still come and are not looked at
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
 
@@ -218,6 +220,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; whatever is no HTTP/1.1 ends the connection."""
+        if self._discarding > 0:
+            self._discarding -= len(data)
+            if self._discarding <= 0:
+                self.abort()
+            return
         if self.heading_since:
             self._heading_bytes += len(data)
         else:
@@ -326,7 +333,7 @@ class Connection(asyncio.Protocol):
         """The reply is whole: go on with the next request, or end."""
         self.request = None
         if close or self._last or self._server.closing:
-            self.close()
+            self._finish()
         elif self._waiting:
             self._start(self._waiting.popleft())
         else:
@@ -354,6 +361,15 @@ class Connection(asyncio.Protocol):
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _finish(self) -> None:
+        if self._transport is None or self._latest is None or self._latest.complete:
+            self.close()
+            return
+        self._discarding = _LINGER_BYTES
+        self.heading_since = time.monotonic()  # `watch` ends it
+        self._transport.write_eof()
+        self.resume()
 
     def _start(self, request: Request) -> None:
         self.request = request
