@@ -45,6 +45,10 @@ class Ranks:
         self.rank, self.size, self.store = rank, size, store
         self.shard = shard and size > 1
         self._jobs = 0
+        # Groups of the last job. Whoever lets go of a group waits, without giving up the
+        # interpreter, for its threads, and these need the interpreter to let go of their last
+        # work: so not straight after that work, but when the next job begins.
+        self._groups: list[Any] = []
 
     @classmethod
     def from_environment(cls, *, shard: bool = False) -> Self:
@@ -84,12 +88,14 @@ class Ranks:
         if self.size == 1:
             yield
             return
+        self._groups.clear()
         store = PrefixStore(f"group-{self._jobs}", self.store)
         self._jobs += 1
         threads = torch.get_num_threads()
         torch.distributed.init_process_group(
             "gloo", store=store, rank=self.rank, world_size=self.size
         )
+        self._groups.append(torch.distributed.group.WORLD)
         try:
             yield
         finally:
@@ -119,6 +125,7 @@ class Ranks:
                 repair="set train.shard to false",
             )
         mesh = init_device_mesh("cpu", (self.size,))
+        self._groups.append(mesh.get_group())
         prefix, _ = find_blocks(model)
         for block in model.get_submodule(prefix):
             fully_shard(block, mesh=mesh)
