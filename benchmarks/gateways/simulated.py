@@ -123,11 +123,12 @@ def batch(seed: int, schedules: int, kind: str, make: Callable[..., Memory] = Me
 
 def run(schedule: Schedule, folder: Path, make: Callable[..., Memory] = Memory) -> int:
     """Put one schedule through a limiter; return how many intervals hold more than their limit."""
-    events: list[tuple[int, int, int]] = []  # (time, what, which): settlements come first
+    # (time, what, which): settlements come first, but never before their own request.
+    events: list[tuple[int, int, int]] = []
     for index, one in enumerate(schedule.requests):
         events.append((one.at_us, 2, index))
         if one.ends_us is not None:
-            events.append((one.ends_us, 1, index))
+            events.append((one.ends_us, 1 if one.ends_us > one.at_us else 3, index))
     events += [(at, 0, -1) for at in schedule.deaths]
     events.sort()
     steps = [*schedule.steps, (events[-1][0] + 1, 0)]
