@@ -224,9 +224,14 @@ def test_four_processes_keep_one_limit_and_one_list_of_bans(
             async with session(tmp_path) as client:
 
                 async def ask() -> int:
-                    async with client.post(**asking(port, made.keys[0])) as reply:
-                        await reply.read()
-                        return reply.status
+                    async with asyncio.timeout(20):
+                        while True:
+                            async with client.post(**asking(port, made.keys[0])) as reply:
+                                await reply.read()
+                            # On a busy machine a feed is stale now and then: nothing is admitted.
+                            if reply.status != 503:
+                                return reply.status
+                            await asyncio.sleep(0.05)
 
                 for number in inside:
                     async with asyncio.timeout(20):
