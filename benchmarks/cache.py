@@ -36,7 +36,8 @@ import scipy.stats
 import torch
 import transformers
 
-from benchmarks import rows, training
+from benchmarks import rows
+from benchmarks.whitebox import data as whitebox
 from stillhouse.distill.divergences import (
     CacheKey,
     Divergence,
@@ -98,7 +99,7 @@ def independent(
 
 
 SAMPLED = "sampled 12"
-STUDENTS = {"untrained": training.LAYERS, "near": tuple(i for i in range(30) if i not in (12, 18))}
+STUDENTS = {"untrained": whitebox.LAYERS, "near": tuple(i for i in range(30) if i not in (12, 18))}
 WAYS: dict[str, Keep] = {
     "independent 12": independent,
     "top 50, renormalised": as_kept("top_k", 50, renormalised=True),
@@ -109,7 +110,7 @@ WAYS: dict[str, Keep] = {
 }
 
 
-def states(model: Any, batch: list[training.Example]) -> torch.Tensor:
+def states(model: Any, batch: list[whitebox.Example]) -> torch.Tensor:
     """Last hidden states at the places that predict reply tokens, eight sequences at a time."""
     found = []
     with torch.no_grad():
@@ -146,19 +147,19 @@ def study(
     folder: Path, batches: int, sequences: int
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, float]]:
     """Cosines by student and way, one a batch, and bytes a token by way."""
-    teacher_folder, student_folder = training.prepare(folder)
+    teacher_folder, student_folder = whitebox.prepare(folder)
     auto: Any = transformers.AutoModelForCausalLM
     teacher = auto.from_pretrained(teacher_folder, dtype=torch.bfloat16).eval()
     students = {name: cut_depth(teacher, layers) for name, layers in STUDENTS.items()}
     tokenizer = transformers.AutoTokenizer.from_pretrained(student_folder)
-    data = training.examples(tokenizer, batches * sequences, 95)
+    data = whitebox.examples(tokenizer, batches * sequences, 95)
     head = Head(weight_VD=teacher.lm_head.weight.detach().float())
     payload = Payload(kind="sampled", size=12, vocabulary=VOCABULARY)
     path = folder / f"study-{batches}-{sequences}.cache"
     path.unlink(missing_ok=True)
     cache = build_cache(
         path,
-        CacheKey(teacher=training.SHA256, template="none", data=path.stem, payload=payload),
+        CacheKey(teacher=whitebox.SHA256, template="none", data=path.stem, payload=payload),
         [len(ids) - start for ids, start in data],
         lambda numbers: states(teacher, data[numbers.start : numbers.stop]),
         head,

@@ -16,7 +16,7 @@ Batches of 4 documents, AdamW, embeddings and head left as they are but in `scra
 Scored is bits per byte on held-out documents (divided by a hash of their number), at five times
 along the way. `low` and `high` join the spread of seeds (t, 2 degrees of freedom) and of documents
 (cluster bootstrap) as independent. Every finished cell (arm, seed) is kept in runs/retention and
-skipped next time; per-document results are in results/retention-items.csv, and `--rows` makes the
+skipped next time; per-document results are in results/retention-items.tsv.gz, and `--rows` makes the
 rows from them again.
 
     make benchmark-retention                 about 45 minutes of two cores, in pieces if need be
@@ -28,8 +28,10 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import gzip
 import hashlib
 import importlib.util
+import io
 import math
 import random
 import sys
@@ -47,7 +49,8 @@ import transformers
 from scipy.stats import t as student_t
 
 from benchmarks import rows
-from benchmarks.training import compiles, prepare
+from benchmarks.whitebox.data import prepare
+from benchmarks.whitebox.loops import compiles
 from stillhouse.distill.divergences import (
     Divergence,
     Head,
@@ -65,7 +68,7 @@ from stillhouse.students import choose_layers, cut_depth, load_student
 from stillhouse.teachers.packages import cache_folder, fetch
 
 HERE = Path(__file__).parent
-ITEMS = rows.RESULTS / "retention-items.csv"
+ITEMS = rows.RESULTS / "retention-items.tsv.gz"
 ARMS = ("whitebox", "plain", "scratch")
 SEEDS = (1, 2, 3)
 LAYERS, BATCH, LONGEST = 15, 4, 384
@@ -260,17 +263,18 @@ def write_items(cells: Sequence[dict[str, Any]], held_out: Sequence[Document]) -
             place = (cell["arm"], cell["seed"], point["share"], f"{point['processor_s']:.1f}",
                      point["tokens"])  # fmt: skip
             lines += [(*place, n, sizes[n], f"{b:.2f}") for n, b in sorted(point["bits"].items())]
-    with ITEMS.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(lines)
+    write_atomic(ITEMS, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def read_items() -> dict[tuple[str, int, float], dict[str, tuple[int, float]]]:
     """(arm, seed, share) -> document -> (bytes, bits)."""
     found: dict[tuple[str, int, float], dict[str, tuple[int, float]]] = defaultdict(dict)
-    with ITEMS.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            key = (row["arm"], int(row["seed"]), float(row["share"]))
-            found[key][row["document"]] = (int(row["bytes"]), float(row["bits"]))
+    text = io.StringIO(gzip.decompress(ITEMS.read_bytes()).decode())
+    for row in csv.DictReader(text, delimiter="\t"):
+        key = (row["arm"], int(row["seed"]), float(row["share"]))
+        found[key][row["document"]] = (int(row["bytes"]), float(row["bits"]))
     return found
 
 

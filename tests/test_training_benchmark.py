@@ -1,0 +1,89 @@
+"""The training study keeps finished cells, compares equal batches only, and its rows come back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks import training
+from benchmarks.whitebox.cell import Cell
+from benchmarks.whitebox.data import digest
+
+CELL = Cell(contender="naive", share=50, round=0, steps=2, warm_up=1, batch=2)
+
+
+def seen(seconds: float, fed: str = "a") -> dict[str, Any]:
+    return {
+        "tokens": [100, 200],
+        "seconds": [seconds, 2 * seconds],
+        "fed": [fed, fed * 2],
+        "peak_bytes": round(2**30 * seconds),
+        "commit": "c",
+    }
+
+
+def study(**changed: dict[str, Any]) -> list[tuple[Cell, dict[str, Any]]]:
+    speeds = {name: 1.0 + number for number, name in enumerate(training.ALL)}
+    found = {name: seen(seconds) for name, seconds in speeds.items()} | changed
+    return [
+        (dataclasses.replace(CELL, contender=name, share=share), one)
+        for share in training.SHARES
+        for name, one in found.items()
+    ]
+
+
+def test_a_finished_cell_is_read_and_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def run(command: list[str], **_options: Any) -> Any:
+        ran.append(json.loads(command[3]))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(seen(1.0)))
+
+    monkeypatch.setattr(training.rows, "commit", lambda: "c")
+    monkeypatch.setattr(training.subprocess, "run", run)
+    first = training.in_process(CELL, tmp_path, tmp_path, None)
+    assert training.in_process(CELL, tmp_path, tmp_path, None) == first
+    assert ran == [dataclasses.asdict(CELL)]
+    training.in_process(dataclasses.replace(CELL, round=1), tmp_path, tmp_path, None)
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Cell)])
+def test_another_setting_is_another_cell(field: str) -> None:
+    other: Any = "ours" if field == "contender" else 99
+    assert dataclasses.replace(CELL, **{field: other}).key != CELL.key
+
+
+def test_every_round_turns_the_order_round_and_makes_its_cache_first() -> None:
+    settings = {"steps": 2, "warm_up": 1, "batch": 2}
+    names = [cell.contender for cell in training.cells(50, 2, settings)]
+    half = len(names) // 2
+    assert names[0] == names[half] == "make-cache"
+    assert names[half + 1 :] == names[1:half][::-1]
+
+
+def test_rows_are_made_from_the_kept_steps(tmp_path: Path) -> None:
+    training.write_steps(study(), tmp_path / "steps.tsv")
+    read = training.read_steps(tmp_path / "steps.tsv")
+    assert list(read) == list(training.SHARES)
+    found = {figure: rest for figure, *rest in training.figures(read[50])}
+    assert found["tokens_per_s"][0] == pytest.approx(100)
+    best = training.ALL.index("gkd")  # the fastest of the peers in these made-up steps
+    assert found["tokens_per_s_over_best_peer"][0] == pytest.approx(1.0 + best)
+    assert found["peak_memory_over_best_peer"][0] == pytest.approx(1 / (1.0 + best))
+
+
+def test_contenders_that_were_fed_other_batches_are_not_compared(tmp_path: Path) -> None:
+    training.write_steps(study(ours=seen(1.0, "b")), tmp_path / "steps.tsv")
+    with pytest.raises(ValueError, match="same batches"):
+        list(training.figures(training.read_steps(tmp_path / "steps.tsv")[50]))
+
+
+def test_a_digest_tells_ids_and_reply_starts_apart() -> None:
+    assert len({digest([([1, 2, 3], 1)]), digest([([1, 2, 3], 2)]), digest([([1, 2, 4], 1)])}) == 3
