@@ -175,7 +175,9 @@ def digest(names: tuple[str, ...], script: str) -> str:
 HERE = Path(__file__).parent
 CORE = ("limit.py", "cells.py", "ledger.py", "memory.py")
 DIGESTS = dict.fromkeys(("hostile", "operated"), digest(CORE, "simulated.py")) | {
-    "killed": digest((*CORE, "rebuilding.py", "shared.py", "shared.lua"), "killed.py")
+    "killed": digest(
+        (*CORE, "folding.py", "rebuilding.py", "line.py", "shared.py", "shared.lua"), "killed.py"
+    )
 }
 
 

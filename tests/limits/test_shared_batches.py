@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio.connection import AbstractConnection
 from tests.limits.servers import RedisServer
 
 from stillhouse.limits import Demand, Exceeded, Limit, Reserved, Scope, Shared, Unavailable
+from stillhouse.limits.line import Line
 
 LIMIT = Limit.rolling("requests", "requests", 20, 86_400 * 10**6, burst=10)
 OTHER = Limit.rolling("others", "requests", 10**6, 86_400 * 10**6)
@@ -42,14 +42,14 @@ def test_many_at_once_take_few_round_trips_and_not_one_too_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = []
-    right = AbstractConnection.send_packed_command
+    right = Line.ask
 
-    async def counted(self: Any, command: Any, check_health: bool = True) -> None:
+    async def counted(self: Line, commands: Any) -> None:
         sent.append(1)
-        await right(self, command, check_health)
+        await right(self, commands)
 
     async def body(limiter: Shared, _: RedisServer) -> list[Any]:
-        monkeypatch.setattr(AbstractConnection, "send_packed_command", counted)
+        monkeypatch.setattr(Line, "ask", counted)
         return await asyncio.gather(*(ask(limiter, number) for number in range(50)))
 
     told = scenario(tmp_path, body)

@@ -18,7 +18,7 @@ _PART = 500
 
 
 async def enter(
-    run: Callable[[str, str, Any], Awaitable[Any]], claim: dict[str, Any], root: Path
+    run: Callable[[str, str, Any], Awaitable[bytes]], claim: dict[str, Any], root: Path
 ) -> str:
     """Return the state of a store that is ready, made so from the ledgers in `root` if need be.
 
@@ -26,25 +26,25 @@ async def enter(
     read: what any process was admitted under an older epoch, it had written before that. Raises
     `InputError` where the other processes of the store write their ledgers elsewhere.
     """
-    told = await run("claim", "", claim)
-    if told[0] == b"stranger":
+    word, *told = (await run("claim", "", claim)).decode().split()
+    if word == "stranger":
         raise InputError(
             "the other processes on this store keep their ledgers in another folder",
             place=str(root),
             repair="give all of them one folder (on several machines: one that is shared), as "
             "after a loss of the store all ledgers are needed",
         )
-    state = str(told[1].decode())
-    if told[0] == b"ready":
-        return state
-    if told[0] == b"busy":
+    if word == "ready":
+        return told[0]
+    if word == "busy":
         return ""
-    memory, names = await asyncio.to_thread(_read, root, told[2])
+    state, now = told
+    memory, names = await asyncio.to_thread(_read, root, int(now))
     for part in _parts(memory, names):
-        told = await run("load", state, part)
-        if told[0] == b"lost":
+        word, *told = (await run("load", state, part)).decode().split()
+        if word == "lost":
             return ""
-    return str(told[1].decode())
+    return told[0]
 
 
 def _read(root: Path, server_us: int) -> tuple[Memory, dict[bytes, int]]:

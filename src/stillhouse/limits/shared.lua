@@ -1,15 +1,24 @@
 -- The one script of the shared back end. All it touches it reads and writes in one step.
 -- KEYS[1]: the key of the state. ARGV: what to do, the state the caller knows, its request as JSON.
 -- Cells, marks, lows and refunds are those of cells.py; all numbers are integers below 2^53, which
--- doubles hold exactly. Nothing here goes by the server's expiry of keys: a step of its clock would
+-- doubles hold exactly. Every answer is one string, which a client in Python reads in one piece:
+-- words to claim and load, or an 8-byte double for each number. Nothing here goes by the server's expiry of keys: a step of its clock would
 -- drop what still counts.
 
 local LEVEL_MAX = 9007199254740991
 local LOWS_MAX = 64
 local DAY = 86400000000
 local RECORD_LIFE = DAY  -- an open reservation is kept so long; then it stays charged for good
+local CELLS = {rolling = true, month = true, balance = true}  -- kinds that are one value
 local floor, max, min = math.floor, math.max, math.min
 local pack, unpack_ = cmsgpack.pack, cmsgpack.unpack
+
+-- What a reservation and a settlement are answered with, first of all; shared.py has the same.
+local RESERVED, REFUSED, USED, SETTLED, ALREADY, UNKNOWN = 1, 2, 3, 4, 5, 6
+
+local function numbers(values)
+  return struct.pack('<' .. string.rep('d', #values), unpack(values))
+end
 
 local function server_time()
   local time = redis.call('TIME')
@@ -25,21 +34,21 @@ if what == 'claim' then
   local now = server_time()
   -- All processes write their ledgers in one folder, or a rebuilding would not know of some.
   local ledgers = redis.call('GET', KEYS[1] .. ':ledgers')
-  if ledgers and ledgers ~= asked.ledgers then return {'stranger', state or ''} end
+  if ledgers and ledgers ~= asked.ledgers then return 'stranger ' .. (state or '') end
   if state then
     local epoch, run, phase, since = string.match(state, '^(%w+)|(%w+)|(%w+)|(%d+)$')
-    if run == asked.run and phase == 'ready' then return {'ready', state} end
+    if run == asked.run and phase == 'ready' then return 'ready ' .. state end
     if run == asked.run and now - tonumber(since) < asked.patience and now >= tonumber(since) then
-      return {'busy', state}
+      return 'busy ' .. state
     end
   end
   state = string.format('%s|%s|rebuilding|%.0f', asked.epoch, asked.run, now)
   redis.call('SET', KEYS[1], state)
   redis.call('SET', KEYS[1] .. ':ledgers', asked.ledgers)
-  return {'claimed', state, now}
+  return string.format('claimed %s %.0f', state, now)
 end
 
-if not state or state ~= known then return {'lost', state or ''} end
+if not state or state ~= known then return 'lost ' .. (state or '') end
 local prefix = KEYS[1] .. ':' .. string.match(state, '^%w+') .. ':'
 local due = prefix .. 'due'
 
@@ -67,7 +76,7 @@ if what == 'load' then
     state = string.gsub(state, '|rebuilding|', '|ready|')
     redis.call('SET', KEYS[1], state)
   end
-  return {'loaded', state}
+  return 'loaded ' .. state
 end
 
 -- The limiter's time: the server's, less how far it has run ahead; a step back is held, and one
@@ -160,15 +169,20 @@ local function refunded(cell, difference, this_mark)
 end
 
 local function settle_record(record, used)
-  local excess = {}
+  local excess, wanted, puts = {}, {}, {}
   local at, this_mark, name = record[1], record[2], record[3]
+  for i = 4, #record, 4 do
+    if CELLS[record[i + 1]] then wanted[#wanted + 1] = prefix .. record[i] end
+  end
+  local values, next_ = #wanted > 0 and redis.call('MGET', unpack(wanted)) or {}, 0
   for i = 4, #record, 4 do
     local key, kind, unit, cost = record[i], record[i + 1], record[i + 2], record[i + 3]
     local actual = used[unit] or cost
     if kind == 'concurrency' then
       redis.call('ZREM', prefix .. key, name)
     elseif kind ~= 'distinct' then
-      local value = redis.call('GET', prefix .. key)
+      next_ = next_ + 1
+      local value = values[next_]
       local cell = value and unpack_(value)
       if cell and kind == 'rolling' then
         drained(cell)
@@ -181,7 +195,7 @@ local function settle_record(record, used)
         if cell[5] <= 0 then
           cell = {cell[1], cell[2], cell[3], cell[4], 0, 0}
         end
-        redis.call('SET', prefix .. key, pack(cell))
+        puts[#puts + 1], puts[#puts + 2] = prefix .. key, pack(cell)
       elseif cell then
         -- {used, begin, end, open}: a refund belongs to the month of the admission, if not over.
         if now >= cell[3] then
@@ -193,11 +207,12 @@ local function settle_record(record, used)
           cell[1] = min(cell[1] + actual - cost, LEVEL_MAX)
         end
         cell[4] = cell[4] - 1
-        redis.call('SET', prefix .. key, pack(cell))
+        puts[#puts + 1], puts[#puts + 2] = prefix .. key, pack(cell)
       end
       if actual > cost then excess[unit] = max(actual - cost, excess[unit] or 0) end
     end
   end
+  if #puts > 0 then redis.call('MSET', unpack(puts)) end
   return excess
 end
 
@@ -250,15 +265,14 @@ if what == 'settle' then
     redis.call('ZREM', due, record_key)
     -- Only so that settling twice can be told; nothing hangs on when it expires.
     redis.call('SET', prefix .. 's:' .. request.id, '1', 'PX', 3600000)
-    answer = {'settled', now, record[1]}
+    answer = numbers({SETTLED, now})
     for unit, above in pairs(excess) do
-      answer[#answer + 1] = unit
-      answer[#answer + 1] = above
+      answer = answer .. string.format('%s %.0f\n', unit, above)
     end
   elseif redis.call('EXISTS', prefix .. 's:' .. request.id) == 1 then
-    answer = {'already', now}
+    answer = numbers({ALREADY, now})
   else
-    answer = {'unknown', now}
+    answer = numbers({UNKNOWN, now})
   end
   redis.call('SET', prefix .. 'clock', pack({now, ahead, mark}))
   return answer
@@ -266,18 +280,27 @@ end
 
 -- reserve
 if redis.call('EXISTS', prefix .. record_key, prefix .. 's:' .. request.id) > 0 then
-  return {'used', now}
+  return numbers({USED, now})
 end
 sweep(2 * #request.demands + 8)
 mark = mark + 1
-redis.call('SET', prefix .. 'clock', pack({now, ahead, mark}))
+local clock = pack({now, ahead, mark})
 
-local cells, refused, skipped = {}, {}, {}
+local wanted = {}
+for _, demand in ipairs(request.demands) do
+  if CELLS[demand[2]] then wanted[#wanted + 1] = prefix .. demand[1] end
+end
+local values, next_ = #wanted > 0 and redis.call('MGET', unpack(wanted)) or {}, 0
+local cells, refused, skipped = {}, {REFUSED, now}, {}
 for i, demand in ipairs(request.demands) do
   local key, kind, unit, cost, amount, window, burst, grain, drain, shadow, item = unpack(demand)
   local fits, wait, cell = false, -1, nil
+  local value
+  if CELLS[kind] then
+    next_ = next_ + 1
+    value = values[next_]
+  end
   if kind == 'rolling' then
-    local value = redis.call('GET', prefix .. key)
     if value then
       cell = unpack_(value)
       drained(cell)
@@ -295,7 +318,6 @@ for i, demand in ipairs(request.demands) do
     fits = over <= 0
     if cost <= burst then wait = max(0, -floor(-over / drain)) end
   elseif kind == 'month' or kind == 'balance' then
-    local value = redis.call('GET', prefix .. key)
     if value then
       cell = unpack_(value)
     else
@@ -318,8 +340,10 @@ for i, demand in ipairs(request.demands) do
   else
     redis.call('ZREMRANGEBYSCORE', prefix .. key, '-inf', now)
     fits = redis.call('ZCARD', prefix .. key) < amount
-    local first = redis.call('ZRANGE', prefix .. key, 0, 0, 'WITHSCORES')
-    wait = first[2] and tonumber(first[2]) - now or 0
+    if not fits then
+      local first = redis.call('ZRANGE', prefix .. key, 0, 0, 'WITHSCORES')
+      wait = first[2] and tonumber(first[2]) - now or 0
+    end
     cell = true
   end
   if fits then
@@ -331,9 +355,12 @@ for i, demand in ipairs(request.demands) do
     refused[#refused + 1] = wait
   end
 end
-if #refused > 0 then return {'refused', now, refused} end
+if #refused > 2 then
+  redis.call('SET', prefix .. 'clock', clock)
+  return numbers(refused)
+end
 
-local record, readings = {now, mark, request.id}, {}
+local record, readings, puts = {now, mark, request.id}, {}, {prefix .. 'clock', clock}
 for i, demand in ipairs(request.demands) do
   local key, kind, unit, cost, amount, window, burst, grain, drain, shadow, item = unpack(demand)
   local cell = cells[i]
@@ -366,7 +393,7 @@ for i, demand in ipairs(request.demands) do
         cell.new = nil
         redis.call('ZADD', due, empty, key)
       end
-      redis.call('SET', prefix .. key, pack(cell))
+      puts[#puts + 1], puts[#puts + 2] = prefix .. key, pack(cell)
     end
     local n = #record
     record[n + 1], record[n + 2], record[n + 3], record[n + 4] = key, kind, unit, cost
@@ -375,6 +402,10 @@ for i, demand in ipairs(request.demands) do
     readings[#readings + 1] = reset
   end
 end
-redis.call('SET', prefix .. record_key, pack(record))
+puts[#puts + 1], puts[#puts + 2] = prefix .. record_key, pack(record)
+redis.call('MSET', unpack(puts))
 redis.call('ZADD', due, now + RECORD_LIFE, record_key)
-return {'reserved', now, readings, skipped}
+answer = {RESERVED, now, #skipped}
+for i = 1, #skipped do answer[3 + i] = skipped[i] end
+for i = 1, #readings do answer[3 + #skipped + i] = readings[i] end
+return numbers(answer)

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import importlib.resources
 import secrets
+import struct
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +24,7 @@ from stillhouse.exchanges import InputError
 from stillhouse.limits import folding, rebuilding
 from stillhouse.limits.ledger import TURN_AFTER, Ledger
 from stillhouse.limits.limit import PUBLIC_SCOPES, Demand
+from stillhouse.limits.line import Line, RefusedError, encode
 from stillhouse.limits.results import (
     HEADER_UNITS,
     Exceeded,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 SCRIPT = importlib.resources.files("stillhouse.limits").joinpath("shared.lua").read_text("utf-8")
 _PATIENCE_US = 60 * 10**6  # a rebuilding that has not ended by then is begun anew
 _LATE_MAX = 100_000
+# How the script's answers begin; it has the same.
+_RESERVED, _REFUSED, _USED, _SETTLED, _ALREADY = 1, 2, 3, 4, 5
 
 
 class _RestartedError(Exception):
@@ -54,15 +58,22 @@ class Shared:
     """
 
     def __init__(
-        self, client: Any, ledger: Ledger, root: Path, namespace: str, forward_us: int
+        self,
+        client: Any,
+        ledger: Ledger,
+        root: Path,
+        namespace: str,
+        forward_us: int,
+        timeout_s: float,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._root = root
         self._ledgers = folding.identity(root)
-        self._key = f"{namespace}:limits"
+        self._key = f"{namespace}:limits".encode()
         self._forward_us = forward_us
-        self._sha = ""
+        self._timeout_s = timeout_s
+        self._sha = b""
         self._run = ""
         self._state = ""  # of a store that is ready, as the script compares it
         self._witness = (0, 0)  # the limiter's time when last heard of; the monotonic clock then
@@ -72,7 +83,8 @@ class Shared:
         self._unfolded = ledger.first > 1  # what earlier processes left
         self._folding: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unsent: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._unsent: list[tuple[bytes, asyncio.Future[bytes]]] = []
+        self._line: Line | None = None
         self._sending: asyncio.Task[None] | None = None
 
     @classmethod
@@ -123,21 +135,21 @@ class Shared:
                 socket_connect_timeout=timeout_s,
                 retry=Retry(NoBackoff(), 0),
                 redis_connect_func=on_connect,
-                max_connections=64,
+                protocol=2,  # in which a server sends nothing that was not asked for
             )
-            limiter = cls(client, ledger, folder, namespace, forward_us)
+            limiter = cls(client, ledger, folder, namespace, forward_us, timeout_s)
             made.append(limiter)
             try:
-                limiter._sha = await client.script_load(SCRIPT)
+                limiter._sha = (await client.script_load(SCRIPT)).encode()
                 await limiter.ready()
             except (OSError, redis.RedisError) as error:
-                await client.aclose()
+                await limiter._disconnect()
                 raise InputError(
                     f"the store of the limits does not answer ({type(error).__name__})",
                     repair="start Redis or Valkey, or check its address and password",
                 ) from error
             except BaseException:
-                await client.aclose()
+                await limiter._disconnect()
                 raise
         except BaseException:
             ledger.close()
@@ -172,7 +184,7 @@ class Shared:
         try:
             if self._ledger.left <= 0 or self._unfolded:
                 self._make_short()
-            self._ledger.reserved(reservation_id, None, demands)
+            self._ledger.reserved(reservation_id, 0, demands)  # the settlement says when it was
         except InputError as error:
             return Unavailable(str(error))
         told = await self._ask("reserve", {"id": reservation_id.hex(), "demands": rows})
@@ -181,23 +193,25 @@ class Shared:
             self._refuse(reservation_id)
             self._remember(reservation_id, {limit.unit: 0 for _, limit, _, _ in demands})
             return told
-        if told[0] == b"reserved":
-            _, at_us, readings, skipped = told
+        code, at_us, *numbers = map(int, _numbers(told))
+        if code == _RESERVED:
+            skipped = numbers[1 : 1 + numbers[0]]
+            readings = iter(numbers[1 + numbers[0] :])
             self._open[reservation_id] = (at_us, demands)
             return Reserved(
                 at_us,
                 tuple(
                     Reading(demands[i], left, reset_us)
-                    for i, left, reset_us in zip(*[iter(readings)] * 3, strict=True)
+                    for i, left, reset_us in zip(readings, readings, readings, strict=True)
                     if demands[i].limit.unit in HEADER_UNITS
                     and demands[i].scope.kind in PUBLIC_SCOPES
                 ),
                 tuple(demands[i] for i in skipped),
             )
         self._refuse(reservation_id)
-        if told[0] == b"used":
+        if code == _USED:
             return Unavailable("this reservation id was used before")
-        pairs = zip(*[iter(told[2])] * 2, strict=True)
+        pairs = zip(*[iter(numbers)] * 2, strict=True)
         return exceeded(demands, [(demands[i], w if w >= 0 else None) for i, w in pairs])
 
     async def settle(
@@ -222,11 +236,12 @@ class Shared:
             if mine is not None:
                 self._remember(reservation_id, used)
             return told
-        if told[0] == b"settled":
-            above = zip(*[iter(told[3:])] * 2, strict=True)
-            return Settled(excess={unit.decode(): excess for unit, excess in above})
+        code = _numbers(told[:8])[0]
+        if code == _SETTLED:
+            above = (line.split() for line in told[16:].splitlines())
+            return Settled(excess={unit.decode(): int(excess) for unit, excess in above})
         # Known here and not there: rebuilt from the ledger after this was written.
-        if told[0] == b"already" or mine is not None:
+        if code == _ALREADY or mine is not None:
             return Settled(already=mine is None)
         return Unknown(reservation_id)
 
@@ -266,7 +281,7 @@ class Shared:
             await asyncio.wait([self._sending])
         if self._folding is not None:
             await asyncio.wait([self._folding])
-        await self._client.aclose()
+        await self._disconnect()
         self._ledger.close()
 
     @property
@@ -324,7 +339,7 @@ class Shared:
         heard_us, then_us = self._witness
         return heard_us + time.monotonic_ns() // 1000 - then_us if heard_us else 0
 
-    async def _ask(self, what: str, request: dict[str, Any]) -> Any:
+    async def _ask(self, what: str, request: dict[str, Any]) -> bytes | Unavailable:
         state = self._state
         if not state:
             self._enter_soon()
@@ -340,31 +355,32 @@ class Shared:
                 raise
             self._enter_soon()
             return Unavailable(f"the store of the limits failed ({type(error).__name__})")
-        if told[0] == b"lost":
+        if told.startswith(b"lost"):
             if self._state == state:
                 self._state = ""
             self._enter_soon()
             return Unavailable("the store of the limits lost its data")
-        if told[1] > self._witness[0]:
-            self._witness = (told[1], time.monotonic_ns() // 1000)
+        now_us = int(_numbers(told[8:16])[0])
+        if now_us > self._witness[0]:
+            self._witness = (now_us, time.monotonic_ns() // 1000)
         if self._late and not self._tasks:
             self._start(self.flush())
         return told
 
-    async def _run_script(self, what: str, state: str, request: Any) -> Any:
-        arguments = (1, self._key, what, state, orjson.dumps(request))
+    async def _run_script(self, what: str, state: str, request: Any) -> bytes:
+        arguments = (b"1", self._key, what.encode(), state.encode(), orjson.dumps(request))
         try:
-            return await self._send("EVALSHA", self._sha, *arguments)
-        except Exception as error:
-            if type(error).__name__ != "NoScriptError":
+            return await self._send(encode((b"EVALSHA", self._sha, *arguments)))
+        except RefusedError as error:
+            if error.kind != "NOSCRIPT":
                 raise
             # A new server does not have it, and has run nothing.
-            return await self._send("EVAL", SCRIPT, *arguments)
+            return await self._send(encode((b"EVAL", SCRIPT.encode(), *arguments)))
 
-    def _send(self, *command: Any) -> asyncio.Future[Any]:
+    def _send(self, command: bytes) -> asyncio.Future[bytes]:
         """Send a command with all that wait: one round trip at a time, which takes every one."""
         loop = asyncio.get_running_loop()
-        answer = loop.create_future()
+        answer: asyncio.Future[bytes] = loop.create_future()
         self._unsent.append((command, answer))
         if self._sending is None or self._sending.done():
             self._sending = loop.create_task(self._send_all())
@@ -374,7 +390,10 @@ class Shared:
         while self._unsent:
             batch, self._unsent = self._unsent, []
             try:
-                await self._round_trip(batch)
+                line = self._line
+                if line is None or line.lost:
+                    line = await self._connect()
+                await line.ask(batch)
             except asyncio.CancelledError:
                 for _, answer in (*batch, *self._unsent):
                     answer.cancel()
@@ -384,28 +403,23 @@ class Shared:
                     if not answer.done():
                         answer.set_exception(error)
 
-    async def _round_trip(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
-        from redis import ResponseError
-
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()
+    async def _connect(self) -> Line:
+        if self._line is not None:
+            await self._line.drop()
+            self._line = None
+        connection = self._client.connection_pool.make_connection()
         try:
-            packed = connection.pack_commands([command for command, _ in batch])
-            await connection.send_packed_command(packed)
-            for _, answer in batch:
-                told, refused = None, None
-                try:
-                    told = await connection.read_response()
-                except ResponseError as error:  # an answer like any other: the next ones follow
-                    refused = error
-                if answer.done():
-                    continue  # whoever asked has gone
-                if refused is None:
-                    answer.set_result(told)
-                else:
-                    answer.set_exception(refused)
-        finally:
-            await pool.release(connection)
+            await connection.connect()  # greets
+            self._line = line = Line(connection, self._timeout_s)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return line
+
+    async def _disconnect(self) -> None:
+        if self._line is not None:
+            await self._line.drop()
+        await self._client.aclose()
 
     def _refuse(self, reservation_id: bytes) -> None:
         # A failure leaves the intent open: charged in a rebuilding, which is safe.
@@ -434,4 +448,9 @@ def _is_store_error(error: Exception) -> bool:
     """Whether it came from the connection or the store (its package may not be installed)."""
     from redis import RedisError
 
-    return isinstance(error, RedisError | OSError | _RestartedError | TimeoutError)
+    return isinstance(error, RedisError | OSError | _RestartedError | RefusedError | TimeoutError)
+
+
+def _numbers(told: bytes) -> tuple[float, ...]:
+    """The numbers of an answer: whole, and below 2^53."""
+    return struct.unpack(f"<{len(told) // 8}d", told)
