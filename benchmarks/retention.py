@@ -16,8 +16,8 @@ Batches of 4 documents, AdamW, embeddings and head left as they are but in `scra
 Scored is bits per byte on held-out documents (divided by a hash of their number), at five times
 along the way. `low` and `high` join the spread of seeds (t, 2 degrees of freedom) and of documents
 (cluster bootstrap) as independent. Every finished cell (arm, seed) is kept in runs/retention and
-skipped next time; per-document results are in results/retention-items.tsv.gz, and `--rows` makes the
-rows from them again.
+skipped next time; per-document results are in results/retention-items.tsv.gz, and `--rows` makes
+the rows from them again.
 
     make benchmark-retention                 about 45 minutes of two cores, in pieces if need be
     python -m benchmarks.retention --smoke   a minute or two: 3 steps an arm, no rows

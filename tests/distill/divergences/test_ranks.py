@@ -17,6 +17,7 @@ from stillhouse.distill.divergences import (
     divergence_loss,
     normaliser,
 )
+from stillhouse.distill.ranks import leave
 
 STEPS, ACCUMULATION, WIDTH, VOCABULARY = 50, 3, 6, 20
 
@@ -81,7 +82,8 @@ def work(rank: int, folder: str) -> None:
     model = torch.nn.parallel.DistributedDataParallel(student())
     losses = curve(model, 2, rank)
     Path(folder, f"{rank}.json").write_text(json.dumps(losses))
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()  # the other has all that it needs of this one
+    leave()
 
 
 def test_two_ranks_follow_the_curve_of_one_process(tmp_path: Path) -> None:
