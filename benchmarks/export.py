@@ -21,7 +21,7 @@ from pathlib import Path
 import orjson
 import torch
 
-from benchmarks import rows
+from benchmarks import rows, told
 from stillhouse.statistics import binomial_interval
 from stillhouse.students import load_student, save_student
 from stillhouse.students.export import FORMATS, CheckReport, export_student
@@ -95,6 +95,7 @@ def main() -> None:
                 print(report.as_text())
                 if given.prompts >= ENOUGH:
                     append(f"{to}_{precision}", report)
+                    told.write()
                 seconds = time.perf_counter() - begun
                 print(f"{out.stat().st_size / 1e6:,.0f} MB, {seconds:,.0f} s\n", flush=True)
                 out.unlink()
