@@ -86,6 +86,7 @@ def load(arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStac
     port = rig.free_port()
     ours = rig.python("ours", str(folder), str(port), url, str(arguments.accounts))
     start("ours", ours, port, keys, 900)
+    rig.await_ready(port)
 
     results: dict[tuple[str, str, int], list[Load]] = {}
     for round_number in range(arguments.rounds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -144,6 +145,22 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def await_ready(port: int, wait_s: float = 300) -> None:
+    """Wait until a gateway of ours is ready: its socket accepts before its accounts are loaded."""
+    end = time.monotonic() + wait_s
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            found = http.client.HTTPConnection("127.0.0.1", port, timeout=wait_s)
+            try:
+                found.request("GET", "/readyz")
+                if found.getresponse().status == 200:
+                    return
+            finally:
+                found.close()
+        time.sleep(0.05)
+    raise SystemExit(f"the gateway on port {port} does not get ready")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -277,3 +279,28 @@ def test_what_a_refused_client_may_go_on_sending_is_bounded() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(run())
+
+
+def test_a_connection_that_ended_leaves_nothing_for_the_collector() -> None:
+    async def run() -> None:
+        seen = Seen()
+        async with listening(seen) as (server, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(POST.replace(b"Connection: close\r\n", b""))
+            await reader.readuntil(b"/a 5")
+            (connection,) = server.connections
+            watched = weakref.ref(connection)
+            del connection
+            seen.requests.clear()
+            writer.close()
+            while server.connections:
+                await asyncio.sleep(0)
+            for _ in range(20):  # what the loop itself still holds of it
+                await asyncio.sleep(0)
+            assert watched() is None
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()

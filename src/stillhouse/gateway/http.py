@@ -249,6 +249,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell whoever waits for the client."""
         self._transport = None
+        del self._parser  # it holds this connection, as a request does: no work for the collector
+        self._latest = None
         self._server.connections.discard(self)
         self.resume_writing()
         for request in (self.request, *self._waiting):

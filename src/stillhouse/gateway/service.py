@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -33,7 +34,7 @@ from stillhouse.gateway.turn import Turn
 from stillhouse.limits import Memory, Shared, SteadyClock
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
     from pathlib import Path
 
     from stillhouse.gateway.config import Config
@@ -90,7 +91,8 @@ class Service:
         values = os.environ if environment is None else environment
         service = cls(config, path, over or {}, log or Log(), values)
         try:
-            await service._open(sink)
+            with _uncollected():
+                await service._open(sink)
         except BaseException:
             service._closing.close()
             raise
@@ -318,6 +320,18 @@ class Service:
             "ready": ("1 while requests are served", lambda: self.app.is_ready()),
             "upstreams_open": ("Servers of models that may be asked now", self._open_upstreams),
         }
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Load without the collector, which would look at all accounts a dozen times meanwhile."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _fsync(paths: list[Path]) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -93,10 +94,7 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, service.reload)
-    # What is loaded by now stays: the collector need not look at 10^5 accounts again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # requests leave few cycles behind
+    _keep_pauses_short()
     running = [asyncio.ensure_future(one.serve(sockets=[socket])) for one, socket in servers]
     watch = asyncio.ensure_future(_watch(main, config))
     try:
@@ -114,6 +112,19 @@ async def serve(
         await main.close(max(1.0, drain_s))
         await asyncio.gather(*running, return_exceptions=True)
         await service.close()
+
+
+def _keep_pauses_short() -> None:
+    """Have neither the collector nor another thread hold up the loop for long (docs/log.md)."""
+    # What is loaded by now stays: the collector need not look at 10^5 accounts again and again.
+    gc.collect()
+    gc.freeze()
+    # Little and often: what survives are cells of new accounts, and each pause is as long as their
+    # number. Requests and closed connections leave no cycles behind, so the old are hardly looked
+    # at.
+    gc.set_threshold(2_000, 5, 10_000)
+    # A thread that writes down who was seen may hold the interpreter no longer than this.
+    sys.setswitchinterval(0.0005)
 
 
 async def _watch(main: Server, config: Config) -> None:

@@ -181,6 +181,7 @@ class Connection(asyncio.Protocol):
         if not self.complete:
             self._fail("upstream_failed", "the upstream closed the connection")
         self._transport = None
+        del self._parser  # it holds this connection: no work for the collector
         self.pool.drop(self)
         self._wake()
 
