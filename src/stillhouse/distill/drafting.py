@@ -12,17 +12,31 @@ import yaml
 
 from stillhouse.exchanges import InputError, write_atomic
 from stillhouse.parity.outcomes import parse_document
-from stillhouse.parity.tables import Row, open_table
+from stillhouse.parity.tables import Row, Table, open_table
+from stillhouse.parity.turns import read_turns
 
 PEEK = 2000  # rows looked at
 MOST_LABELS = 20
 LONGEST_LABEL = 40
+FINAL = {
+    "gold": "the assistant's last turn is the right answer, for judging only",
+    "drop": "the assistant's last turn is left out",
+}
 DELIMITERS = (";", "\t", "|")
 NAMES = {
     "prompt": ("prompt", "text", "input", "question", "instruction", "content", "review"),
     "gold": ("gold", "label", "answer", "output", "reference", "target", "completion", "class"),
     "id": ("id", "uid", "key", "item"),
-    "group": ("group", "document", "user", "session", "template", "source"),
+    "group": (
+        "group",
+        "document",
+        "user",
+        "author",
+        "session",
+        "conversation",
+        "template",
+        "source",
+    ),
 }
 
 
@@ -39,8 +53,9 @@ def draft_recipe(
 ) -> Path:
     """Write `folder/recipe.yaml` for the file `data`; returns its path.
 
-    `prompt` and `gold` name columns; both are guessed when absent. Raises InputError when the file
-    cannot be read, no column looks like a prompt, or a recipe stands there already.
+    `prompt` and `gold` name columns; both are guessed when absent. Paths are given as seen from
+    here, and written as whole ones: a recipe's own are taken from its folder. Raises InputError
+    when the file cannot be read, no column looks like a prompt, or a recipe stands there already.
     """
     path = folder / "recipe.yaml"
     if path.exists():
@@ -65,18 +80,21 @@ def draft_recipe(
             place=str(data),
             repair="name it with --prompt COLUMN",
         )
+    answers = _values(rows, found["gold"])
+    replies = _final_replies(rows, chat, table) if chat is not None else []
     folder.mkdir(parents=True, exist_ok=True)
     text = _text(
         name=folder.resolve().name,
         data=data.resolve(),
         delimiter=delimiter,
         chat=chat,
+        final=None if not replies else "drop" if answers else "gold",
         found=found,
-        answers=_values(rows, found["gold"]),
+        answers=answers or replies,
         teacher=teacher,
-        model=model,
+        model=model if model is None or teacher == "endpoint" else _from_here(model),
         url=url,
-        student=student,
+        student=None if student is None else _from_here(student),
     )
     write_atomic(path, text.encode())
     return path
@@ -105,6 +123,18 @@ def _values(rows: Sequence[Row], column: str | None) -> list[str]:
     return [str(row.values[column]) for row in rows if row.values.get(column) not in (None, "")]
 
 
+def _final_replies(rows: Sequence[Row], chat: str, table: Table) -> list[str]:
+    """What the assistant says last, where turns end so; InputError for turns that are none."""
+    read = (read_turns(row, chat, (), "gold", table) for row in rows)
+    return [final for _, _, final in read if final is not None]
+
+
+def _from_here(model: str) -> str:
+    """A model's path in full where it is one, seen from here."""
+    path = Path(model)
+    return str(path.resolve()) if path.exists() else model
+
+
 def _kind(answers: Sequence[str]) -> tuple[str, list[str]]:
     """The kind of task that the gold answers look like, and its labels."""
     if not answers:
@@ -124,6 +154,7 @@ def _text(
     data: Path,
     delimiter: str | None,
     chat: str | None,
+    final: str | None,
     found: dict[str, str | None],
     answers: list[str],
     teacher: str,
@@ -151,12 +182,14 @@ def _text(
         *([f"  delimiter: {_yaml(delimiter)}"] if delimiter else []),
         *(
             [f"  messages: {chat}"]
+            + ([f"  final_reply: {final}  # {FINAL[final]}"] if final else [])
             if chat
             else [f"  prompt: {_yaml(prompt)}  # {{column}} is replaced by its text"]
         ),
         *([f"  id: {_yaml(found['id'])}"] if found["id"] else []),
         *([f"  gold: {_yaml(found['gold'])}  # right answers, for judging only"]
-          if found["gold"] else ["  # gold: COLUMN  # right answers, to judge by"]),
+          if found["gold"] else [] if final else
+          ["  # gold: COLUMN  # right answers, to judge by"]),
         *([f"  group: {_yaml(found['group'])}  # a split never cuts one"] if found["group"] else
           ["  # group: COLUMN  # items of one document or user: a split never cuts one"]),
         "",
@@ -180,7 +213,7 @@ def _text(
         "judge:",
         "  margin: 5  # points of loss that still count as equal; fix it before the run",
         *(["  teacher_lead: null  # there are no right answers to measure it by"]
-          if not found["gold"] else []),
+          if not answers else []),
         "",
         "budget:",
         "  # usd: 5.00  # needs teacher.price_in_nano and price_out_nano",
