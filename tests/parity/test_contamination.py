@@ -186,6 +186,25 @@ def test_scripts_without_spaces_are_compared_too() -> None:
     assert [(hit.train_id, hit.test_id) for hit in report.hits] == [("copy", "b50")]
 
 
+def test_texts_that_share_nothing_rare_are_said_to_hide_copies() -> None:
+    words = ["good", "bad", "fair"]
+    texts = [f"the film number {n} was {words[n % 3]} to us" for n in range(240)]
+    train, test = items("a", texts[:180]), items("b", texts[180:])
+    report = check_contamination(train, test)
+    assert report.clean
+    assert report.recall is not None
+    assert report.false_alarms is not None
+    assert report.false_alarms.estimate <= 0.01, "having nothing in common is no likeness"
+    dropped = report.recall_by_kind["dropped words"].estimate
+    copies = [item(f"c{n}", drop_words(one.variable, np.random.default_rng(n)))
+              for n, one in enumerate(test)]  # fmt: skip
+    found = check_contamination([*train, *copies], test)
+    own = {one.id for one in copies}
+    assert len(own & set(found.train_ids)) <= len(own) * (dropped + 0.15), "what is said is true"
+    if not report.sharp:
+        assert "fewer than the promised 95 %" in report.summary()
+
+
 def test_true_duplicates_within_a_split_are_shown_and_do_not_blind_the_check() -> None:
     rng = np.random.default_rng(13)
     train, test = data("prose", rng)

@@ -10,7 +10,7 @@ Two things this cannot see: paraphrase, and near-copies of texts under five word
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ PLANTED_PER_KIND = 400
 HONEST = 4_000
 USUAL_THRESHOLD = 0.8  # where honest texts of two unlike data sets end, see docs/data.md
 HIGHEST_THRESHOLD = 0.9
+LOWEST_THRESHOLD = 0.05  # below, two texts share next to nothing that is rare: nothing is told
 RECALL_WANTED = 0.95
 FALSE_ALARMS_WANTED = 0.01
 LISTED = 1_000
@@ -106,6 +107,11 @@ class ContaminationReport:
             + "".join(f"; {k} {v.estimate:.1%}" for k, v in self.recall_by_kind.items()),
             f"  false alarms on honest items: {_rate(self.false_alarms)}",
         ]
+        if self.recall is not None and self.recall.estimate < RECALL_WANTED:
+            lines.append(
+                "  fewer than the promised 95 %: these texts are too alike or too short for near-"
+                "copies to be told from others; exact ones are always found"
+            )
         if self.numbers == "compared":
             lines.append("  items differ in their numbers only: copies with others are not copies")
         if self.false_alarms is not None and self.false_alarms.estimate > FALSE_ALARMS_WANTED:
@@ -157,7 +163,10 @@ def check_contamination(
     if not first.adequate:
         second = _Check(train, test, texts, rng, numbers=True)
         fewer = sum(second.alarms) * 4 <= sum(first.alarms)  # numbers are what tells items apart
-        check = second if second.adequate and (fewer or not first.recalls) else first
+        if second.adequate and (fewer or not first.recalls):
+            check = second
+        elif not first.recalls and second.share(second.found) > first.share(second.found):
+            check = second  # neither is good enough, and this one is better at the same copies
     found = check.matches([text for _, text, _ in corpus])
     hits = [
         Hit(
@@ -220,6 +229,11 @@ class _Check:
         self.adequate = self.recalls and (
             not self.alarms or float(np.mean(self.alarms)) <= FALSE_ALARMS_WANTED
         )
+
+    def share(self, kinds: Iterable[str]) -> float:
+        """How many of the planted copies of these kinds are found; 0 where there are none."""
+        hits = [hit for kind in kinds for hit in self.found.get(kind, ())]
+        return float(np.mean(hits)) if hits else 0.0
 
     def _plant(self, rng: np.random.Generator) -> dict[str, list[tuple[float, bool]]]:
         """For each kind: (likeness of a test item to its copy, whether the words are equal)."""
@@ -310,13 +324,14 @@ def _threshold(planted: NDArray[np.float64], honest: NDArray[np.float64]) -> flo
     """Midway between the two; where they overlap, where 98 % of copies are found.
 
     A missed copy spoils a verdict silently, a false alarm is looked at: so recall goes first, and
-    true near-duplicates among the honest never raise the threshold above HIGHEST_THRESHOLD.
+    true near-duplicates among the honest never raise the threshold above HIGHEST_THRESHOLD. Copies
+    that share nothing rare with their originals never lower it to where all texts are alike.
     """
     if not len(planted):
         return USUAL_THRESHOLD
     high = float(np.quantile(planted, 0.02))
     low = float(np.quantile(honest, 0.995)) if len(honest) else 0.0
-    high = min(high, HIGHEST_THRESHOLD)
+    high = min(max(high, LOWEST_THRESHOLD), HIGHEST_THRESHOLD)
     return max((low + high) / 2, min(USUAL_THRESHOLD, high)) if low < high else high
 
 
