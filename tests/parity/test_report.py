@@ -345,3 +345,64 @@ def test_numbers_read_well() -> None:
     assert wording.signed(-1.25, "points") in ("\u22121.2", "\u22121.3")
     assert wording.shown("a" * 2000).endswith("(500 more characters)")
     assert wording.duration(7_260_000_000) == "2 h 1 min"
+
+
+def test_rates_are_written_without_an_exponent() -> None:
+    assert [wording.rate(value) for value in (0.126, 47.31, 1589.7)] == ["0.126", "47.3", "1,590"]
+    fast = dataclasses.replace(SPEED, requests_per_second=1589.7)
+    cost = cost_report(model("big", SPEED, 5_000), model("small", fast, 2_000), None)
+    page = render_page(dataclasses.replace(full(), cost=cost))
+    assert "1,590" in page
+    assert not re.findall(r">[^<]*\de[+-]\d\d[^<]*<", page)
+    assert "0.000002" in page, "the axis of costs"
+
+
+def test_plots_fit_three_curves_a_line_and_name_their_axis_whole() -> None:
+    title = "validation loss, nats per reply token"
+    sizes = []
+    for count in (1, 3, 5):
+        curves = tuple(
+            Curve(title=f"seed {n}", x_label="steps", y_label=title, points=((1, 2.0), (9, 1.0)))
+            for n in range(count)
+        )
+        page = render_page(dataclasses.replace(full(), curves=curves))
+        plot = page[page.index("plot-curve") :].partition("</svg>")[0]
+        sizes.append(re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', plot))
+        assert plot.count(f"seed {count - 1}") == 1
+        assert plot.count(title) == -(-count // 3), "once a line"
+    one, three, five = ((float(size[1]), float(size[2])) for size in sizes if size is not None)
+    assert one == three, "so that letters are as large"
+    assert five == (one[0], pytest.approx(2 * one[1]))
+
+
+def test_levels_of_baselines_that_score_alike_do_not_cover_each_other() -> None:
+    same = {
+        name: sheet(flipped(GOLDS, range(count)))
+        for count, name in enumerate(["majority", "tfidf", "tfidf_gold", "untrained", "plain"])
+    }
+    found = judge(items_of(GOLDS), sheet(GOLDS), sheet(GOLDS), same, CONFIG)
+    page = render_page(dataclasses.replace(full(), judgement=found))
+    plot = page[page.index("plot-cost") :]
+    heights = []
+    for name in ("majority", "TF-IDF", "TF-IDF on gold", "untrained", "plain training"):
+        place = re.search(
+            rf'y="([\d.]+)"[^>]*>{name}  [\d.]+<|translate\([\d.]+ ([\d.]+)\)[^>]*>{name}  [\d.]+<',
+            plot,
+        )
+        assert place is not None, name
+        heights.append(float(place[1] or place[2]))
+    gaps = [abs(a - b) for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)]
+    assert min(gaps) > 9, "a line of text is nine points high"
+
+
+def test_a_student_that_is_not_shown_to_be_faster_is_not_called_so() -> None:
+    cost = cost_report(model("big", SPEED, 500), model("small", SPEED, 100), None)
+    unsure = dataclasses.replace(judgement().verdict.interval, estimate=1.3, low=0.6, high=2.8)
+    found = dataclasses.replace(cost, speedup=unsure)
+    page = render_page(dataclasses.replace(full(), cost=found))
+    assert "1.3 times as fast as the teacher (not shown to be faster: 0.6 to 2.8 times)" in page
+
+
+def test_no_verdict_on_a_teacher_where_no_lead_was_demanded() -> None:
+    page = render_page(dataclasses.replace(full(), judgement=judgement(teacher_lead=None)))
+    assert "Not asked: no lead over these was demanded, on test items" in page

@@ -7,6 +7,7 @@ dark and print. Needs matplotlib.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST_COLUMNS = 3
 _COLOURS = {  # placeholder -> CSS variable of the page
     "ink": "#010203",
     "muted": "#020304",
@@ -122,9 +124,13 @@ def quality_against_cost(points: Sequence[Point], x_label: str, y_label: str) ->
 
 
 def learning_curves(curves: Sequence[Curve]) -> str:
-    """Learning curves side by side."""
-    with _figure(3.8 * len(curves), 2.9, columns=len(curves)) as (figure, all_axes):
-        for axes, curve in zip(all_axes, curves, strict=True):
+    """Learning curves side by side, three to a line; the leftmost of a line names its y axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    columns = min(len(curves), MOST_COLUMNS)
+    lines = math.ceil(len(curves) / columns)
+    with _figure(7.6, 2.9 * lines, columns=columns, heights=[1.0] * lines) as (figure, all_axes):
+        for place, (axes, curve) in enumerate(zip(all_axes, curves, strict=False)):
             x, y = zip(*curve.points, strict=True)
             marker = "o" if len(x) <= 40 else None
             axes.plot(x, y, color=_COLOURS["student"], linewidth=1.8, marker=marker, markersize=3.5)
@@ -134,10 +140,14 @@ def learning_curves(curves: Sequence[Curve]) -> str:
                 )
             axes.set_title(curve.title, fontsize=11, loc="left", color=_COLOURS["ink"])
             axes.set_xlabel(curve.x_label)
-            axes.set_ylabel(curve.y_label)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+            if place % columns == 0:
+                axes.set_ylabel(curve.y_label)
             axes.grid(color=_COLOURS["line"], linewidth=0.6)
             for side in ("right", "top"):
                 axes.spines[side].set_visible(False)
+        for axes in all_axes[len(curves) :]:
+            axes.set_visible(False)
         return _svg(figure, "curve", "Learning curves")
 
 
@@ -174,7 +184,12 @@ def _log_axis(axes: Axes, low: float, high: float) -> None:
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plainly(value)))
+
+
+def _plainly(value: float) -> str:
+    """A number of a log axis without an exponent."""
+    return f"{value:,.10g}" if value >= 1 else f"{value:.12f}".rstrip("0")
 
 
 def _levels(axes: Axes, levels: Sequence[Point]) -> None:
@@ -184,17 +199,24 @@ def _levels(axes: Axes, levels: Sequence[Point]) -> None:
             level.quality, color=_COLOURS["baseline"], linewidth=1.1, linestyle=(0, (1, 2))
         )
     bottom, top = axes.get_ylim()
-    last = float("-inf")
-    for level in sorted(levels, key=lambda level: level.quality):
-        last = max(level.quality, last + 0.052 * (top - bottom))
+    height = 0.058 * (top - bottom)  # of a line of text
+    upwards = sorted(levels, key=lambda level: level.quality)
+    places: list[float] = []
+    for level in upwards:
+        places.append(max([level.quality, *(place + height for place in places[-1:])]))
+    above = float(top)
+    for number in reversed(range(len(places))):  # back from the top where they ran over it
+        places[number] = min(places[number], above)
+        above = places[number] - height
+    for level, place in zip(upwards, places, strict=True):
         axes.annotate(
             f"{level.label}  {level.quality:.1f}",
-            (0.012, last),
+            (1.01, place),
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=9,
             color=_COLOURS["muted"],
-            bbox={"facecolor": _COLOURS["paper"], "edgecolor": "none", "pad": 1.5},
+            annotation_clip=False,
         )
 
 

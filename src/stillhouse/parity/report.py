@@ -153,7 +153,7 @@ def _curves(curves: tuple[Curve, ...]) -> str:
             curve,
             title=wording.label(curve.title),
             x_label=wording.label(curve.x_label),
-            y_label=wording.label(curve.y_label),
+            y_label=wording.label(curve.y_label, 40),
         )
         for curve in curves
         if curve.points
@@ -221,7 +221,7 @@ def _cost_rows(cost: CostReport) -> list[tuple[str, str, str]]:
         ),
         "Batch latency, median": timed(lambda speed: wording.duration(speed.batch_p50_us)),
         "Batch latency, 95th percentile": timed(lambda speed: wording.duration(speed.batch_p95_us)),
-        "Throughput, requests/s": timed(lambda speed: f"{speed.requests_per_second:.3g}"),
+        "Throughput, requests/s": timed(lambda speed: wording.rate(speed.requests_per_second)),
         "Throughput, tokens/s": timed(lambda speed: wording.count(speed.tokens_per_second)),
         "Peak memory": timed(lambda speed: wording.size(speed.peak_memory_bytes)),
         "Per thousand requests": [

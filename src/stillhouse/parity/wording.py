@@ -57,6 +57,11 @@ def count(number: float | None) -> str:
     return f"{number:.4g}"
 
 
+def rate(per_second: float) -> str:
+    """A rate without an exponent, such as `47.3` or `1,590`."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
 def size(n_bytes: int | None) -> str:
     """Bytes with a prefix, such as `519 MB`."""
     return (
@@ -131,9 +136,13 @@ def in_short(judgement: Judgement, cost: CostReport | None) -> list[str]:
         if comparison.left == own
     ]
     if cost is not None and cost.speedup is not None:
+        fast = cost.speedup
+        known = f"at least {fast.low:.1f} times"
+        if fast.low < 1:
+            known = f"not shown to be faster: {fast.low:.1f} to {fast.high:.1f} times"
         found.append(
-            f"It answers {cost.speedup.estimate:.1f} times as fast as the teacher (at least "
-            f"{cost.speedup.low:.1f} times): same runtime, precision, batch and threads."
+            f"It answers {fast.estimate:.1f} times as fast as the teacher ({known}): same runtime, "
+            "precision, batch and threads."
         )
     if cost is not None and cost.break_even is not None:
         found.append(f"It pays for itself after {cost.break_even:,} requests.")
@@ -162,6 +171,7 @@ def in_words(name: str) -> str:
         "untrained": "the untrained student",
         "gold_trained": "the same student trained on gold answers",
         "plain": "the same student by plain training on replies",
+        "student_writing": "itself where it writes its answers",
     }.get(name, name)
 
 
@@ -173,6 +183,7 @@ def short(name: str) -> str:
         "gold_trained": "gold-trained",
         "ngram": "byte n-grams",
         "plain": "plain training",
+        "student_writing": "student, writing",
     }.get(name, name)
 
 
