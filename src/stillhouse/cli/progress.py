@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -16,11 +16,13 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
-QUIET_S = 10.0  # between two lines where there is no terminal
+FIRST_S = 3.0  # what takes no longer says nothing where there is no terminal
+QUIET_S = 10.0  # between two lines there
 
 
 class RateColumn(ProgressColumn):
@@ -35,14 +37,16 @@ class RateColumn(ProgressColumn):
 class LiveProgress:
     """Draws stages and bars; use as a context manager so that the terminal is left clean."""
 
-    def __init__(self, *, quiet: bool = False):
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic):
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.clock = clock
         self.live = sys.stderr.isatty() and not quiet
         self._bars = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             RateColumn(),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[facts]}", style="dim"),
             console=self.console,
@@ -51,8 +55,8 @@ class LiveProgress:
             speed_estimate_period=30.0,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._first: dict[str, tuple[float, int]] = {}
-        self._last_line = 0.0
+        self._begun: dict[str, tuple[float, int]] = {}  # when, and how much was done then
+        self._last_line = -QUIET_S
 
     def __enter__(self) -> LiveProgress:
         self._bars.start()
@@ -71,7 +75,7 @@ class LiveProgress:
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks.clear()
-        self._first.clear()
+        self._begun.clear()
         if state == "started":
             self.console.print(f"[bold]{name}[/bold]")
         elif state == "finished":
@@ -82,24 +86,30 @@ class LiveProgress:
     def advance(
         self, what: str, done: int, total: int | None, facts: Mapping[str, str] | None = None
     ) -> None:
-        """Move a bar, or print a line when ten seconds have passed since the last."""
+        """Move a bar; without a terminal print a line after three seconds, then every ten.
+
+        A rate and the time that is left are told once something was done.
+        """
         beside = "  ".join(f"{value} {name}" for name, value in (facts or {}).items())
         if self.live:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=total, facts=beside)
             self._bars.update(self._tasks[what], completed=done, total=total, facts=beside)
             return
-        now = time.monotonic()
-        started, at = self._first.setdefault(what, (now, done))
+        now = self.clock()
+        begun, before = self._begun.setdefault(what, (now, done))
         finished = total is not None and done >= total
-        if now - self._last_line < QUIET_S and not (finished and now - started >= QUIET_S):
+        if now - begun < FIRST_S or (now - self._last_line < QUIET_S and not finished):
             return
         self._last_line = now
-        rate = (done - at) / (now - started) if now > started else 0.0
-        left = f", {(total - done) / rate:,.0f} s left" if total is not None and rate else ""
-        of = f"/{total:,}" if total is not None else ""
-        self.console.print(f"  {what} {done:,}{of}, {rate:,.1f}/s{left}  {beside}".rstrip())
+        rate = (done - before) / (now - begun)
+        line = f"{what} {done:,}" + ("" if total is None else f"/{total:,}")
+        if rate > 0:
+            line += f", {rate:,.1f}/s"
+            if total is not None:
+                line += f", {(total - done) / rate:,.0f} s left"
+        self.console.print(f"  {line}  {beside}".rstrip(), markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print one indented line."""
-        self.console.print(f"  {text}", markup=False)
+        self.console.print(f"  {text}", markup=False, soft_wrap=True)

@@ -98,6 +98,8 @@ def _facts(seen: LabelProgress) -> dict[str, str]:
     facts = {"tokens": f"{seen.spent.tokens:,}", "in flight": str(seen.in_flight)}
     if seen.spent.nano is not None:
         facts["spent"] = f"${seen.spent.nano / 1e9:.4f}"
+    else:
+        facts["price"] = "unknown"
     if seen.failed:
         facts["failed"] = str(seen.failed)
     return facts
