@@ -66,6 +66,15 @@ def test_a_wrong_key_names_the_line_and_the_nearest_key(
     assert "did you mean 'epochs'?" in done.stderr
 
 
+def test_a_check_that_fails_ends_with_its_own_code(user_files: Path, teacher: Endpoint) -> None:
+    recipe = written_recipe(user_files, teacher.url)
+    recipe.write_text(recipe.read_text().replace("teacher_lead: null", "teacher_lead: 5"))
+    done = stillhouse("distill", recipe, "--quiet", cwd=user_files)
+    assert done.returncode == Exit.CHECK
+    assert "this teacher is not worth distilling for this task" in done.stderr
+    assert "repair: choose a task it is good at" in done.stderr
+
+
 def test_answer_files_are_judged_without_any_model(tmp_path: Path) -> None:
     rows = [{"id": str(i), "text": f"text {i}", "label": "yes" if i % 2 else "no"}
             for i in range(40)]  # fmt: skip
@@ -84,6 +93,11 @@ def test_answer_files_are_judged_without_any_model(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == Exit.DONE, done.stderr
     verdict = json.loads(done.stdout)["verdict"]
+    report = json.loads((tmp_path / "verdict" / "report.json").read_text())
+    assert report["reproduce"] == [
+        "stillhouse judge judge.yaml --teacher teacher.jsonl --student student.jsonl --out verdict"
+    ]
+    assert report["cost"]["teacher"]["speed_note"] == "not measured here: an answer file"
     assert verdict["interval"]["estimate"] == pytest.approx(-7.5), "2 against 5 of 40 wrong"
     page = (tmp_path / "verdict" / "report.html").read_text()
     assert "this judgement names none (`training`)" in page

@@ -60,6 +60,7 @@ def distill(
                 until=until,
                 accept_changes=accept_changes,
                 progress=progress,
+                place=str(recipe),
             )
         except Stopped as stop:
             click.echo(f"stillhouse: {stop}", err=True)

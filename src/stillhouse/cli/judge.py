@@ -52,7 +52,12 @@ def judge(
     with LiveProgress(quiet=quiet) as progress:
         try:
             result = judge_pair(
-                read_judging(recipe), teacher=teacher, student=student, out=out, progress=progress
+                read_judging(recipe),
+                teacher=teacher,
+                student=student,
+                out=out,
+                progress=progress,
+                place=str(recipe),
             )
         except Stopped as stop:
             click.echo(f"stillhouse: {stop}", err=True)

@@ -91,11 +91,15 @@ class CurateConfig:
 
 @dataclass(frozen=True, slots=True)
 class Curated:
-    """What may be trained on: items, a target for each, and the report of the rest."""
+    """What may be trained on: items, a target for each, and the report of the rest.
+
+    `reasoning` is what the policy keeps beside the targets, by item.
+    """
 
     train: TrainSplit
     targets: Mapping[str, Target]
     report: CurateReport
+    reasoning: Mapping[str, str] = field(default_factory=dict)
 
 
 def curate(
@@ -138,7 +142,8 @@ def curate(
             conflicts.append(Conflict(first.id, item.id, kept.reply, targets[item.id].reply))
         broken[item.id] = rule, Dropped(item.id, detail, item.variable[:SHOWN])
     left = [item for item in usable if item.id not in broken]
-    reasoning = [reply.tokens_reasoning for reply in replies.values() if isinstance(reply, Reply)]
+    own = [r for i in train.items if isinstance(r := replies.get(i.id), Reply)]
+    counts = [reply.tokens_reasoning for reply in own]
     report = CurateReport(
         items=len(train.items),
         kept=len(left),
@@ -151,9 +156,14 @@ def curate(
             for c in conflicts[:EXAMPLES]
         ),
         answers=_answers(left, targets, task),
-        reasoning_tokens=sum(count or 0 for count in reasoning),
+        reasoning=policy.reasoning,
+        reasoning_tokens=sum(count or 0 for count in counts),
+        without_reasoning_count=sum(count is None for count in counts),
     )
-    return _checked(Curated(TrainSplit(tuple(left)), {i.id: targets[i.id] for i in left}, report))
+    thoughts = {i.id: _kept_reasoning(replies[i.id], policy) for i in left}
+    beside = {name: thought for name, thought in thoughts.items() if thought is not None}
+    own_targets = {item.id: targets[item.id] for item in left}
+    return _checked(Curated(TrainSplit(tuple(left)), own_targets, report, beside))
 
 
 def decontaminate(
@@ -200,7 +210,14 @@ def decontaminate(
         answers=dict(Counter(curated.targets[i.id].reply for i in left)) if before.answers else {},
     )
     targets = {item.id: curated.targets[item.id] for item in left}
-    return _checked(Curated(TrainSplit(left), targets, report)), found
+    reasoning = {name: text for name, text in curated.reasoning.items() if name in targets}
+    return _checked(Curated(TrainSplit(left), targets, report, reasoning)), found
+
+
+def _kept_reasoning(reply: Reply | Failure, policy: ReplyPolicy) -> str | None:
+    """What is kept beside the target; trained-on reasoning stands in the target itself."""
+    admitted = admit(reply, policy) if policy.reasoning == "keep" else None
+    return admitted.reasoning if isinstance(admitted, Admitted) else None
 
 
 def _judge(

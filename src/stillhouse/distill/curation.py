@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 EXAMPLES = 5
 SHOWN = 200  # characters of a text in a report
@@ -62,7 +62,11 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurateReport:
-    """What became of every item. `answers` counts the labels that are left (label tasks)."""
+    """What became of every item. `answers` counts the labels that are left (label tasks).
+
+    `reasoning` is the policy; `reasoning_tokens` sums the teacher's own counts, which
+    `without_reasoning_count` replies lack.
+    """
 
     items: int
     kept: int
@@ -70,7 +74,9 @@ class CurateReport:
     conflicts: int
     conflict_examples: tuple[Conflict, ...]
     answers: Mapping[str, int]
+    reasoning: Literal["drop", "keep", "train"]
     reasoning_tokens: int
+    without_reasoning_count: int
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for the run's files."""
@@ -82,9 +88,19 @@ class CurateReport:
         lines += [f"  {rule.count} dropped: {rule.meaning}" for rule in self.dropped.values()]
         if self.conflicts:
             lines.append(f"  {self.conflicts} repeated prompts had another answer than the first")
+        if self.reasoning_tokens:
+            lines.append(f"  {reasoning_in_words(self.as_json())}")
         if self.answers:
             lines.append("  " + ", ".join(f"{k}: {v}" for k, v in self.answers.items()))
         return "\n".join(lines)
+
+
+def reasoning_in_words(report: Mapping[str, Any]) -> str:
+    """What became of hidden reasoning, from the fields of a report."""
+    policy = {"drop": "dropped", "keep": "kept beside", "train": "trained on"}[report["reasoning"]]
+    told = f"hidden reasoning: {policy}; {report['reasoning_tokens']:,} tokens by the teacher's"
+    missing = report["without_reasoning_count"]
+    return told + " count" + (f", {missing:,} replies say none" if missing else "")
 
 
 def count_dropped(broken: Iterable[tuple[str, Dropped]]) -> dict[str, RuleCount]:

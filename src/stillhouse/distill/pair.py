@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.distill.asking import ask_endpoint, open_endpoint, require_whole
+from stillhouse.distill.costing import not_measured, time_models, unconstrained
 from stillhouse.distill.parsing import parse_yaml
 from stillhouse.distill.pipeline import RunResult
 from stillhouse.distill.progress import Progress, Silent
@@ -24,16 +25,21 @@ from stillhouse.distill.recipe import (
     with_model_path,
 )
 from stillhouse.distill.references import with_references
-from stillhouse.distill.run import write_json
+from stillhouse.distill.run import choose, write_json
 from stillhouse.exchanges import InputError, RunLock
 from stillhouse.parity import (
     Answers,
+    CostReport,
     DataSpec,
     Item,
     JudgeConfig,
+    ModelCost,
+    Price,
     Task,
     TestSplit,
     TrainSplit,
+    answers_price,
+    cost_report,
     examples_of,
     judge,
     majority_answers,
@@ -47,10 +53,12 @@ from stillhouse.parity import (
 from stillhouse.parity.ngram import ngram_answers
 from stillhouse.parity.report import ReportInputs, write_report
 from stillhouse.parity.standing import STUDENTS, standing
-from stillhouse.teachers import RecordedTeacher, open_journal
+from stillhouse.teachers import RecordedTeacher, answers_alone, open_journal
 from stillhouse.teachers.chat import ChatRequest, Sampling
 
 if TYPE_CHECKING:
+    from stillhouse.teachers.latency import Latency
+    from stillhouse.teachers.local import LocalModel
     from stillhouse.teachers.weights import Precision
 
 NO_TRAINING = "it learns from training items, and this judgement names none (`training`)"
@@ -91,13 +99,20 @@ def read_judging(path: Path) -> Judging:
 
 
 def judge_pair(
-    judging: Judging, *, teacher: str, student: str, out: Path, progress: Progress | None = None
+    judging: Judging,
+    *,
+    teacher: str,
+    student: str,
+    out: Path,
+    progress: Progress | None = None,
+    place: str = "RECIPE",
 ) -> RunResult:
     """Judge `student` against `teacher`.
 
     Each is an answer file (.jsonl), a model folder or GGUF file, or a YAML file with the keys of a
     recipe's `teacher` section (an endpoint, a recording, a local model that scores labels). Writes
-    both answer sheets, `judgement.json`, `report.html` and `report.json` into `out`. Raises
+    both answer sheets, `judgement.json`, `cost.json`, `report.html` and `report.json` into `out`;
+    models that run here are timed. `place` is the recipe as the report names it. Raises
     InputError for what cannot be read or asked, and Stopped where a budget or an endpoint ends it;
     what an endpoint answered is journaled, and the same call goes on from there.
     """
@@ -106,10 +121,12 @@ def judge_pair(
     items = read_items(judging.data, task)
     baselines, fitted = _baselines(judging, task, items)
     with RunLock(out):
-        sheets = {
-            name: _answers(judging, source, items, out / f"{name}.jsonl", progress)
+        sides = {
+            name: _side(judging, name, source, items, out / f"{name}.jsonl", progress)
             for name, source in (("teacher", teacher), ("student", student))
         }
+        sheets = {name: side.answers for name, side in sides.items()}
+        progress.say("judging the answers, and timing what runs here")
         spec = judging.judge
         judgement = judge(
             TestSplit(items),
@@ -124,9 +141,16 @@ def judge_pair(
                 reference="gold" if all(item.gold is not None for item in items) else "teacher",
                 teacher_lead=None,
                 min_parseable=spec.min_parseable,
+                constrained=tuple(
+                    name
+                    for name, side in sides.items()
+                    if side.constrained and task.schema is not None
+                ),
                 seed=judging.seed,
             ),
         )
+        cost = _cost(judging, sides, items)
+        write_json(out / "cost.json", cost)
         write_json(out / "judgement.json", judgement.to_json())
         write_report(
             out,
@@ -134,14 +158,22 @@ def judge_pair(
                 title=judging.name,
                 judgement=judgement,
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                cost=cost,
                 baselines=fitted,
                 absent={
                     **dict.fromkeys(standing(task.kind, judgement.verdict.metric), NO_TRAINING),
                     **({} if judging.training is None else {"tfidf": NO_ANSWERS}),
                     **dict.fromkeys(STUDENTS, NO_STUDENT),
                 },
-                data={"file": judging.data.path.name, "items": f"{len(items):,}"},
-                reproduce=(f"stillhouse judge RECIPE --teacher {teacher} --student {student}",),
+                data={
+                    "file": judging.data.path.name,
+                    "items": f"{len(items):,}",
+                    "teacher": teacher,
+                    "student": student,
+                },
+                reproduce=(
+                    f"stillhouse judge {place} --teacher {teacher} --student {student} --out {out}",
+                ),
             ),
         )
     return RunResult(out, {}, judgement.to_json(), page=out / "report.html")
@@ -177,12 +209,32 @@ def _baselines(
     return sheets, dict.fromkeys(sheets, f"learned from {count}")
 
 
-def _answers(
-    judging: Judging, source: str, items: tuple[Item, ...], path: Path, progress: Progress
-) -> Answers:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """One of the two that are judged. `spec` is None for an answer file, `model` for all others."""
+
+    answers: Answers
+    what: str
+    spec: TeacherSpec | None = None
+    model: LocalModel | None = None
+
+    @property
+    def constrained(self) -> bool:
+        """Whether its answers were asked for under a response schema."""
+        return self.spec is not None and self.spec.kind == "endpoint" and self.spec.constrain
+
+
+def _side(
+    judging: Judging,
+    name: str,
+    source: str,
+    items: tuple[Item, ...],
+    path: Path,
+    progress: Progress,
+) -> _Side:
     """Read a sheet, or ask the model, endpoint or recording that `source` names."""
     if source.endswith(".jsonl"):
-        return read_answers(Path(source))
+        return _Side(answers=read_answers(Path(source)), what="an answer file")
     if source.endswith((".yaml", ".yml")):
         beside = Path(source).resolve().parent
         spec = parse_yaml(Path(source), TeacherSpec)
@@ -190,11 +242,62 @@ def _answers(
     else:
         spec = TeacherSpec(kind="local", model=source, dtype="float32")
         spec = dataclasses.replace(spec, max_tokens=judging.max_tokens)
-    ask = {"local": _ask_local, "endpoint": _ask_endpoint, "recording": _ask_recording}[spec.kind]
     requests = {item.id: _request(item, spec, judging) for item in items}
-    answers = ask(judging, spec, items, requests, path, progress)
+    model = None
+    if spec.kind == "local":
+        model = _load(spec)
+        answers = _ask_local(judging, spec, model, items, requests, name, progress)
+    elif spec.kind == "endpoint":
+        answers = _ask_endpoint(judging, spec, requests, path, progress)
+    else:
+        recording = RecordedTeacher.open(Path(spec.model))
+        answers = {item: recording.find(request) for item, request in requests.items()}
     write_answers(path, answers)
-    return answers
+    return _Side(
+        answers=answers_alone(answers, spec.reasoning_delimiters),
+        what=f"of kind {spec.kind}",
+        spec=spec,
+        model=model,
+    )
+
+
+def _cost(judging: Judging, sides: Mapping[str, _Side], items: tuple[Item, ...]) -> CostReport:
+    """What both cost; only two that run here in one precision and one way of answering compare."""
+    spec = judging.judge
+    hourly = None if spec.machine_usd_per_hour is None else round(spec.machine_usd_per_hour * 1e9)
+    here = {
+        name: (side.spec, side.model)
+        for name, side in sides.items()
+        if side.spec is not None and side.model is not None
+    }
+    ways = {(model.dtype, own.answer) for own, model in here.values()}
+    chosen = choose(items, spec.latency_items, judging.seed)
+    labels = judging.task.task().labels
+    costs: dict[str, ModelCost] = {}
+    timed: dict[str, Latency] = {}
+    for group in [list(here)] if len(ways) == 1 else [[name] for name in here]:
+        own = here[group[0]][0]
+        more, times = time_models(
+            {name: here[name][1] for name in group},
+            {name: Path(here[name][0].model) for name in group},
+            [_request(item, own, judging) for item in chosen],
+            labels=labels if own.answer == "score" else (),
+            batch_size=spec.batch_size,
+            hourly_nano=hourly,
+        )
+        costs |= more
+        timed |= times
+    for name in sides.keys() - costs.keys():
+        costs[name] = not_measured(name, sides[name].what, _price(sides[name]))
+    return cost_report(
+        costs["teacher"], costs["student"], None, timed=timed if len(ways) == 1 else None
+    )
+
+
+def _price(side: _Side) -> Price:
+    if side.spec is not None and side.spec.kind == "endpoint":
+        return answers_price(side.answers, "prices of its file")
+    return Price(nano_per_thousand=None, basis=f"unknown: {side.what} has no price")
 
 
 def _request(item: Item, spec: TeacherSpec, judging: Judging) -> ChatRequest:
@@ -209,14 +312,7 @@ def _request(item: Item, spec: TeacherSpec, judging: Judging) -> ChatRequest:
     )
 
 
-def _ask_local(
-    judging: Judging,
-    spec: TeacherSpec,
-    items: tuple[Item, ...],
-    requests: Mapping[str, ChatRequest],
-    path: Path,
-    progress: Progress,
-) -> Answers:
+def _load(spec: TeacherSpec) -> LocalModel:
     from stillhouse.teachers.local import LocalModel
 
     if spec.package is not None:
@@ -227,11 +323,24 @@ def _ask_local(
     model = LocalModel.load(Path(spec.model), dtype=dtype)
     if spec.template is not None:
         model = model.with_template(spec.template.read_text(encoding="utf-8"))
-    asked, size = list(requests.values()), judging.judge.batch_size
+    return model
+
+
+def _ask_local(
+    judging: Judging,
+    spec: TeacherSpec,
+    model: LocalModel,
+    items: tuple[Item, ...],
+    requests: Mapping[str, ChatRequest],
+    name: str,
+    progress: Progress,
+) -> Answers:
+    asked = [unconstrained(request) for request in requests.values()]
+    size = judging.judge.batch_size
     names = [f"item {item.id}" for item in items]
 
     def show(done: int, total: int) -> None:
-        progress.advance(path.stem, done, total)
+        progress.advance(name, done, total)
 
     if spec.answer == "score":
         labels = judging.task.task().labels
@@ -246,7 +355,6 @@ def _ask_local(
 def _ask_endpoint(
     judging: Judging,
     spec: TeacherSpec,
-    _items: tuple[Item, ...],
     requests: Mapping[str, ChatRequest],
     path: Path,
     progress: Progress,
@@ -272,15 +380,3 @@ def _ask_endpoint(
         )
     require_whole(result)
     return result.answers
-
-
-def _ask_recording(
-    _judging: Judging,
-    spec: TeacherSpec,
-    _items: tuple[Item, ...],
-    requests: Mapping[str, ChatRequest],
-    _path: Path,
-    _progress: Progress,
-) -> Answers:
-    recording = RecordedTeacher.open(Path(spec.model))
-    return {name: recording.find(request) for name, request in requests.items()}

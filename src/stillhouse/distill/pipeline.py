@@ -51,6 +51,8 @@ def _of(*names: str) -> Any:
             for name, part in parts.items()
             for key, item in (part.items() if isinstance(part, dict) else [(None, part)])
         }
+        if "teacher" in names and run.recipe.teacher.kind == "recording":
+            flat["teacher.model"] = _values(Path(run.recipe.teacher.model))
         return {name: item for name, item in flat.items() if name not in FREE}
 
     return inputs

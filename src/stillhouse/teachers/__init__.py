@@ -17,6 +17,7 @@ from stillhouse.teachers.admissible import (
     ReplyPolicy,
     admit,
     admit_all,
+    answers_alone,
 )
 from stillhouse.teachers.budget import Budget, Caps, Price
 from stillhouse.teachers.chat import ChatRequest, Failure, Message, Reply, Sampling, TokenLogprob
@@ -77,6 +78,7 @@ __all__ = [
     "TokenLogprob",
     "admit",
     "admit_all",
+    "answers_alone",
     "cache_folder",
     "check",
     "exchanges_of",

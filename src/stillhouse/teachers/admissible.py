@@ -7,6 +7,7 @@ spans inside the text are taken for reasoning only where the recipe declares the
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -118,6 +119,26 @@ def admit_all(answers: Mapping[str, Reply | Failure], policy: ReplyPolicy) -> Ad
         reasoning_tokens=sum(count or 0 for count in counts),
         without_reasoning_count=sum(count is None for count in counts),
     )
+
+
+def answers_alone(
+    answers: Mapping[str, Reply | Failure], delimiters: tuple[str, str] | None
+) -> dict[str, Reply | Failure]:
+    """The answers as they are scored: reasoning inside declared delimiters is no part of them.
+
+    A reply that ends inside its reasoning is an empty answer.
+    """
+    if delimiters is None:
+        return dict(answers)
+    found = dict(answers)
+    for item, reply in answers.items():
+        if isinstance(reply, Reply):
+            text, inner, _ = _split(reply.text, delimiters)
+            if inner is not None:
+                found[item] = dataclasses.replace(
+                    reply, text=text, reasoning=reply.reasoning or inner
+                )
+    return found
 
 
 def _split(text: str, delimiters: tuple[str, str]) -> tuple[str, str | None, bool]:

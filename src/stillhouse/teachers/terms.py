@@ -113,15 +113,17 @@ def find_terms(
     named: str | None = None,
     host: str | None = None,
     model: str | None = None,
+    models: Iterable[str] = (),
     licences: Iterable[str] = (),
     package: str | None = None,
 ) -> tuple[Terms, ...]:
     """Return every row that applies to a teacher; one of unknown terms when none does.
 
     `named` is the row that the recipe names (`teacher.terms`), `host` the endpoint's, `model` the
-    model's name, `licences` what its files and metadata say (`licences.read_licences`), `package`
-    its distribution name. A name or host that the table does not know adds an unknown row, so that
-    naming a mild licence cannot hide a provider. Raises `InputError` for an unknown `named`.
+    model's name (`models` more of them: a recording may hold several), `licences` what its files
+    and metadata say (`licences.read_licences`), `package` its distribution name. A name or host
+    that the table does not know adds an unknown row, so that naming a mild licence cannot hide a
+    provider. Raises `InputError` for an unknown `named`.
     """
     found: dict[str, Terms] = {}
 
@@ -137,10 +139,10 @@ def find_terms(
             add(row, f"endpoint {host}")
         if not matching:
             add(_unknown(f"host:{host}", f"the provider at {host}"), f"endpoint {host}")
-    if model is not None:
+    for name in [*([] if model is None else [model]), *models]:
         for row in rows:
-            if any(fnmatch.fnmatchcase(model.lower(), pattern) for pattern in row.models):
-                add(row, f"model {model}")
+            if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in row.models):
+                add(row, f"model {name}")
     for licence in licences:
         matching = [r for r in rows if licence.strip().lower() in r.licences]
         for row in matching:

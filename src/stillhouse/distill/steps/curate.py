@@ -23,7 +23,7 @@ from stillhouse.parity import (
     judge,
     read_answers,
 )
-from stillhouse.teachers import ReplyPolicy
+from stillhouse.teachers import ReplyPolicy, answers_alone
 
 TARGETS = "targets.jsonl"
 
@@ -33,7 +33,11 @@ def run_curate(run: Run, folder: Path) -> None:
     recipe, splits = run.recipe, run.splits
     train_replies = read_answers(run.folder / "label" / "train.jsonl")
     validation_replies = read_answers(run.folder / "label" / "validation.jsonl")
-    gate = teacher_worth(run, validation_replies, train_replies)
+    delimiters = recipe.teacher.reasoning_delimiters
+    run.phase(0, 4, "teacher against baselines")
+    gate = teacher_worth(
+        run, answers_alone(validation_replies, delimiters), answers_alone(train_replies, delimiters)
+    )
     write_json(folder / "gate.json", gate)
     if gate is not None and not gate.passes:
         raise Stopped(
@@ -43,9 +47,8 @@ def run_curate(run: Run, folder: Path) -> None:
             + "\n  repair: choose a task it is good at, a better prompt, or set"
             " judge.teacher_lead: null to go on all the same",
         )
-    policy = ReplyPolicy(
-        reasoning=recipe.teacher.reasoning, delimiters=recipe.teacher.reasoning_delimiters
-    )
+    policy = ReplyPolicy(reasoning=recipe.teacher.reasoning, delimiters=delimiters)
+    run.phase(1, 4, "filters and duplicates")
     curated = curate(
         run.train_split,
         train_replies,
@@ -55,9 +58,11 @@ def run_curate(run: Run, folder: Path) -> None:
         policy=policy,
         folder=recipe.data.path.parent,
     )
+    run.phase(2, 4, "contamination")
     curated, found = decontaminate(
         curated, splits.test, train_replies, config=recipe.curate, seed=recipe.seed
     )
+    run.phase(3, 4, "validation replies")
     # Validation replies steer early stopping, so they pass the same rules.
     held_out = curate(
         TrainSplit(splits.validation.items),
@@ -134,6 +139,11 @@ def _write_targets(path: Path, curated: Curated, held_out: Curated) -> None:
                         "reply": target.reply,
                         "complete": target.complete,
                         "label_scores": target.label_scores,
+                        **(
+                            {"reasoning": part.reasoning[item.id]}
+                            if item.id in part.reasoning
+                            else {}
+                        ),
                     }
                 )
             )

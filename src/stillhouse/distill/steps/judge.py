@@ -3,48 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from stillhouse.distill.baselines import absent_students, gold_baselines, trivial_baselines
+from stillhouse.distill.costing import not_measured, time_models, unconstrained
 from stillhouse.distill.parsing import build
 from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import ModelPlace, Run, choose, write_json
 from stillhouse.distill.steps.label import answered_by_one
 from stillhouse.distill.steps.train import PLAIN
 from stillhouse.parity import (
-    NOT_MEASURED,
     Answers,
     CostReport,
     Item,
     JudgeConfig,
     Judgement,
     MarginRecord,
-    ModelCost,
     Price,
     TeacherGate,
     TrainingCost,
     answers_price,
     cost_report,
     judge,
-    machine_price,
     read_answers,
-    speed_of,
     time_price,
     write_answers,
 )
 from stillhouse.parity.scores import default_metric
 from stillhouse.parity.standing import standing
-from stillhouse.teachers.chat import ChatRequest
+from stillhouse.teachers import answers_alone
 
 if TYPE_CHECKING:
     from stillhouse.teachers.local import LocalModel
 
-TIMING_REPEATS = 3
 BASELINES = "baselines.json"
 
 
@@ -64,8 +59,11 @@ def run_judge(run: Run, folder: Path) -> None:
     if scores_labels(run) and run.recipe.judge.writing:
         first = run.student(seeds_of(run)[0])
         _ask(run, folder / "student_writing.jsonl", first, dtype, items, write=True)
+    run.phase(0, 3, "baselines")
     write_json(folder / BASELINES, _ask_baselines(run, folder, items))
+    run.phase(1, 3, "intervals")
     judgement = judge_sheets(run)
+    run.phase(2, 3, "speed and memory")
     write_json(folder / "cost.json", measure_cost(run, dtype))
     write_json(folder / "judgement.json", judgement.to_json())
     run.progress.say(judgement.verdict.sentence)
@@ -77,22 +75,27 @@ def judge_sheets(run: Run, *, alpha: float = 0.05) -> Judgement:
     folder, label = run.folder / "judge", run.folder / "label"
     metric = run.recipe.judge.metric or default_metric(run.task.kind)
     sheets = {
-        name: read_answers(folder / f"{name}.jsonl")
+        name: _scored(run, folder / f"{name}.jsonl")
         for name in (*standing(run.task.kind, metric), "student_writing")
         if (folder / f"{name}.jsonl").exists()
     }
-    students = [read_answers(folder / f"student-{seed}.jsonl") for seed in seeds_of(run)]
-    answers = read_answers(label / "test.jsonl")
+    students = [_scored(run, folder / f"student-{seed}.jsonl") for seed in seeds_of(run)]
+    answers = _scored(run, label / "test.jsonl")
     teacher = {item.id: answers[item.id] for item in items}
     config = dataclasses.replace(judge_config(run), alpha=alpha)
     return judge(items, teacher, students, sheets, config)
+
+
+def _scored(run: Run, path: Path) -> Answers:
+    """A sheet as it is scored: without the reasoning that the recipe declares."""
+    return answers_alone(read_answers(path), run.recipe.teacher.reasoning_delimiters)
 
 
 def _ask_baselines(run: Run, folder: Path, items: Sequence[Item]) -> dict[str, dict[str, str]]:
     """Write the sheets of what is no model of the run; say how they came about, and why not."""
     label = run.folder / "label"
     trivial = trivial_baselines(
-        run, items, read_answers(label / "train.jsonl"), read_answers(label / "validation.jsonl")
+        run, items, _scored(run, label / "train.jsonl"), _scored(run, label / "validation.jsonl")
     )
     gold = gold_baselines(run, items)
     for name, answers in (trivial.sheets | gold.sheets).items():
@@ -170,7 +173,7 @@ def _untrained(run: Run, dtype: str) -> LocalModel:
 def _answer(
     run: Run, model: LocalModel, items: Sequence[Item], what: str, *, write: bool = False
 ) -> Answers:
-    requests = [_unconstrained(run.request(item)) for item in items]
+    requests = [unconstrained(run.request(item)) for item in items]
     names = [f"item {item.id}" for item in items]
     size = run.recipe.judge.batch_size
 
@@ -186,93 +189,38 @@ def _answer(
     return {item.id: reply for item, reply in zip(items, replies, strict=True)}
 
 
-def _unconstrained(request: ChatRequest) -> ChatRequest:
-    """The request as the student gets it: a local model's decoding is never constrained."""
-    sampling = dataclasses.replace(request.sampling, response_schema=None)
-    return dataclasses.replace(request, sampling=sampling)
-
-
-def _peaks(
-    run: Run, models: Mapping[str, LocalModel], requests: Sequence[ChatRequest]
-) -> dict[str, int | None]:
-    """Peak memory of each model on the batch with the longest prompts, as it was timed."""
-    from stillhouse.teachers.memory import peak_memory
-
-    size = min(run.recipe.judge.batch_size, len(requests))
-    found = {}
-    for name, model in models.items():
-        batch = sorted(requests, key=lambda request: -model.count_tokens(request))[:size]
-        work: Callable[[], object]
-        if scores_labels(run):
-            work = partial(model.score_labels, batch, run.task.labels, size)
-        else:
-            work = partial(model.reply_batch, batch, size)
-        found[name] = peak_memory(model, work)
-    return found
-
-
 def measure_cost(run: Run, dtype: str) -> CostReport:
     """Size, speed and price of both; speed only where both run here, in turn, on the same work."""
-    import torch
-
-    from stillhouse.teachers.latency import measure_latency
-
     spec, label = run.recipe.judge, run.read("label", "summary.json")
     hourly = None if spec.machine_usd_per_hour is None else round(spec.machine_usd_per_hour * 1e9)
+    kind = run.recipe.teacher.kind
     place = run.student(seeds_of(run)[0])
-    models = {"student": run.load(place, dtype)}
-    if run.recipe.teacher.kind == "local":
+    models, weights = {"student": run.load(place, dtype)}, {"student": place.weights}
+    if kind == "local":
         models["teacher"] = run.load(run.teacher_place, dtype)
+        weights["teacher"] = run.teacher_place.weights
     items = choose(judged_items(run), spec.latency_items, run.recipe.seed)
-    requests = [_unconstrained(run.request(item)) for item in items]
-    timed = measure_latency(
+    costs, timed = time_models(
         models,
-        requests,
-        mode="labels" if scores_labels(run) else "reply",
-        labels=run.task.labels,
-        batch_size=min(spec.batch_size, max(1, len(items) // 3)),
-        threads=torch.get_num_threads(),
-        repeats=TIMING_REPEATS,
+        weights,
+        [run.request(item) for item in items],
+        labels=run.task.labels if scores_labels(run) else (),
+        batch_size=spec.batch_size,
+        hourly_nano=hourly,
     )
-    peaks = _peaks(run, models, requests)
-    costs = {}
-    for name, model in models.items():
-        speed = speed_of(
-            timed[name],
-            runtime="stillhouse LocalModel (torch, transformers)",
-            peak_memory_bytes=peaks[name],
-        )
-        weights = (run.teacher_place if name == "teacher" else place).weights
-        costs[name] = ModelCost(
-            name=name,
-            parameters=model.parameters,
-            flops_per_token=model.flops_per_token,
-            disk_bytes=_disk_bytes(weights),
-            speed=speed,
-            speed_note="",
-            price=machine_price(speed, hourly),
-        )
     if "teacher" not in costs:
-        costs["teacher"] = ModelCost(
-            name="teacher",
-            parameters=None,
-            flops_per_token=None,
-            disk_bytes=None,
-            speed=None,
-            speed_note=f"{NOT_MEASURED}: a teacher of kind {run.recipe.teacher.kind}",
-            price=answers_price(
-                read_answers(run.folder / "label" / "test.jsonl"), "prices of the recipe"
-            )
-            if run.recipe.teacher.kind == "endpoint"
+        costs["teacher"] = not_measured(
+            "teacher",
+            f"a teacher of kind {kind}",
+            answers_price(read_answers(run.folder / "label" / "test.jsonl"), "prices of the recipe")
+            if kind == "endpoint"
             else Price(nano_per_thousand=None, basis="unknown: recorded replies have no price"),
         )
-    seconds = {name: run.read(name, "done.json")["seconds"] for name in ("label", "train")}
-    labelling_us = round(seconds["label"] * 1e6)
-    training_us = round(seconds["train"] * 1e6)
-    local = run.recipe.teacher.kind == "local"
+    labelling_us = round(run.read("label", "done.json")["seconds"] * 1e6)
+    training_us = round(1e6 * _mean_training_seconds(run))
     training = TrainingCost(
         labelling_us=labelling_us,
-        labelling_nano=time_price(labelling_us, hourly) if local else label["spent_nano"],
+        labelling_nano=time_price(labelling_us, hourly) if kind == "local" else label["spent_nano"],
         teacher_tokens=label["tokens_in"] + label["tokens_out"],
         training_us=training_us,
         training_nano=time_price(training_us, hourly),
@@ -280,7 +228,7 @@ def measure_cost(run: Run, dtype: str) -> CostReport:
     return cost_report(costs["teacher"], costs["student"], training, timed=timed)
 
 
-def _disk_bytes(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*.safetensors"))
+def _mean_training_seconds(run: Run) -> float:
+    """Training of one student, all attempts at it included; those for comparison do not count."""
+    seconds = [run.read("train", f"seed-{seed}/result.json")["seconds"] for seed in seeds_of(run)]
+    return float(sum(seconds) / len(seconds))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from stillhouse.distill.asking import ask_endpoint, open_endpoint, require_whole
+from stillhouse.distill.permission import require_permit
 from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import SPLITS, Run, write_json
 from stillhouse.distill.stages import Stopped
@@ -84,6 +85,7 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
     if scores_references(run):
         header["references"] = content_digest([[item.id, item.gold] for item in items])
     answers: dict[str, Reply | Failure] = {}
+    tokens = 0
     with Journal.open(folder / JOURNAL, header=header) as journal:
         kept = {record["chunk"]: record["replies"] for record in journal.records()}
         for chunk in chunks:
@@ -104,8 +106,10 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
                     {"chunk": name, "keys": keys, "at": wall_us(), "replies": kept[name]}
                 )
             for item, record in zip(chunk, kept[name], strict=True):
-                answers[item.id] = read_reply(record)
-            run.progress.advance("items", len(answers), len(items))
+                reply = answers[item.id] = read_reply(record)
+                tokens += (reply.tokens_in or 0) + (reply.tokens_out or 0)
+            facts = {"tokens": f"{tokens:,}"}
+            run.progress.advance("items", len(answers), len(items), facts)
         write_exchanges(run, journal, requests.values(), model=model.name)
     return answers, {"teacher_fingerprint": model.fingerprint, "spent_nano": None}
 
@@ -113,6 +117,7 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
 def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:
     """Answer over HTTP, within the budget."""
     spec = run.recipe.teacher
+    require_permit(run)  # the address may be another than the one that was planned
     teacher = open_endpoint(spec, run.recipe.seed)
     requests = {item.id: run.request(item) for item in items}
     with open_journal(folder / JOURNAL, teacher) as journal:
@@ -128,6 +133,8 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
         write_exchanges(run, journal, requests.values(), model=spec.model)
     require_whole(result)
     answers: Answers = result.answers
+    replies = [answer for answer in answers.values() if isinstance(answer, Reply)]
+    permit = require_permit(run, {reply.model for reply in replies if reply.model})
     teachers: dict[str, int] = {}
     if spec.on_change == "split":
         learned = [item.id for item in run.items("train")]
@@ -139,12 +146,21 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
         )
         _require_every_split(run, answers, next(iter(teachers)))
     return answers, {
+        "terms": permit.record,
+        "models": _seen(replies, "model"),
+        "fingerprints": _seen(replies, "system_fingerprint"),
         "teachers": teachers,
         "spent_nano": result.spent.nano,
         "requests_sent": result.requests_sent,
         "reused": result.reused,
         "notes": list(result.notes),
     }
+
+
+def _seen(replies: Iterable[Reply], name: str) -> dict[str, int]:
+    """How often replies say each value of a field."""
+    found = Counter(value for reply in replies if (value := getattr(reply, name)))
+    return dict(sorted(found.items()))
 
 
 def keep_one_teacher(

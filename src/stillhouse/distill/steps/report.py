@@ -6,9 +6,11 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
+from stillhouse.distill.curation import reasoning_in_words
 from stillhouse.distill.parsing import build
 from stillhouse.distill.run import Run
 from stillhouse.distill.stages import remove_folder
@@ -18,6 +20,7 @@ from stillhouse.distill.surgery import parts_in_words
 from stillhouse.exchanges import replacing
 from stillhouse.parity import CostReport
 from stillhouse.parity.card import write_model_card
+from stillhouse.parity.contamination import RECALL_WANTED
 from stillhouse.parity.plots import Curve
 from stillhouse.parity.report import ReportInputs, write_report
 
@@ -39,10 +42,10 @@ def run_report(run: Run, folder: Path) -> None:
             data=_data(run),
             baselines=baselines["fitted"],
             absent=baselines["absent"],
-            terms=_terms(run.plan["terms"]),
+            terms=_terms(run.read("label", "summary.json").get("terms") or run.plan["terms"]),
             machine=_machine(run.plan),
             reproduce=(f"stillhouse distill {manifest['recipe']}",),
-            notes=(*run.plan["cuts"], *run.plan["notes"]),
+            notes=(*run.plan["cuts"], *run.plan["notes"], *_doubts(run)),
         ),
     )
     _place_student(run)
@@ -80,6 +83,9 @@ def _data(run: Run) -> dict[str, str]:
     found = run.read("curate", "contamination.json")
     summary = run.read("label", "summary.json")
     facts = {
+        "teacher": _teacher(run, summary),
+        "student": f"{run.plan['parameters']['student']:,} parameters, started from"
+        f" {run.plan['parameters']['start']:,}",
         "file": run.recipe.data.path.name,
         "items": ", ".join(f"{count:,} {name}" for name, count in run.plan["items"].items()),
         "trained on": f"{curated['kept']:,} of {curated['items']:,} labelled items",
@@ -97,6 +103,8 @@ def _data(run: Run) -> dict[str, str]:
             + ". The first one is judged and was learned from; items that another one answered are"
             " left out"
         )
+    if run.recipe.teacher.kind != "local" or curated["reasoning_tokens"]:
+        facts["hidden reasoning"] = reasoning_in_words(curated).removeprefix("hidden reasoning: ")
     for name in ("recall", "false_alarms"):
         if found[name] is not None:
             facts[f"contamination check, {name.replace('_', ' ')}"] = (
@@ -104,6 +112,39 @@ def _data(run: Run) -> dict[str, str]:
                 f" [{100 * found[name]['low']:.1f}, {100 * found[name]['high']:.1f}]"
             )
     return facts
+
+
+def _teacher(run: Run, summary: dict[str, Any]) -> str:
+    """Who answered, as far as it can be told: names, digests, fingerprints."""
+    spec = run.recipe.teacher
+    if spec.kind == "recording":
+        return f"recorded replies, {Path(spec.model).name}, SHA-256 {summary['recording'][:12]}"
+    if spec.kind == "local":
+        name = spec.package.requirement if spec.package is not None else Path(spec.model).name
+        how = "scores labels" if spec.answer == "score" else "writes"
+        return f"{name}, {how} on this machine; fingerprint {summary['teacher_fingerprint'][:12]}"
+    told = f"{spec.model} at {urlsplit(spec.url or '').hostname}"
+    for title, found in (
+        ("answered as", summary["models"]),
+        ("system fingerprint", summary["fingerprints"]),
+    ):
+        if found:
+            told += f"; {title} " + ", ".join(f"{name} ({n:,})" for name, n in found.items())
+    return told
+
+
+def _doubts(run: Run) -> list[str]:
+    """What the check for contamination could not promise on these data."""
+    found = run.read("curate", "contamination.json")
+    doubts = []
+    if found["recall"] is None:
+        doubts.append("on these data nothing shows how well near-copies of test items are found")
+    elif found["recall"]["estimate"] < RECALL_WANTED:
+        doubts.append(
+            f"the contamination check finds {100 * found['recall']['estimate']:.0f} % of planted"
+            " near-copies here, fewer than the 95 % it promises: some may have trained"
+        )
+    return doubts
 
 
 def _loss(run: Run) -> dict[str, str]:
@@ -118,7 +159,7 @@ def _loss(run: Run) -> dict[str, str]:
         "plain training beside it": (
             f"{plain['steps']:,} steps on the replies' tokens: the matrix products of"
             f" {white['steps']:,} steps with the teacher's part; training took"
-            f" {plain['seconds']:,.0f} and {white['seconds']:,.0f} s"
+            f" {_seconds(plain['seconds'])} and {_seconds(white['seconds'])} s"
         ),
     }
     last = white["curve"][-1]["bits_per_byte"]
@@ -131,10 +172,14 @@ def _loss(run: Run) -> dict[str, str]:
     return facts
 
 
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
 def _terms(record: dict[str, Any]) -> dict[str, str]:
     facts = {
         row["id"]: f"{row['document']} ({row['who']}); may train other models: "
-        f"{row['may_train']}; {row['basis']}; {row['source']}"
+        f"{row['may_train']}; {row['basis']}" + (f"; {row['source']}" if row["source"] else "")
         for row in record["terms"]
     }
     permission = record["permission"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +55,12 @@ def in_group(run: Run) -> Iterator[None]:
         yield
         return
     from stillhouse.distill.following import follow
-    from stillhouse.distill.ranks import Ranks, leave
+    from stillhouse.distill.ranks import Ranks
 
     ranks = Ranks.from_environment(shard=run.recipe.train.shard)
     if not ranks.leads:
         follow(ranks, run.recipe, run.folder)
-        leave()
+        sys.exit(0)
     run.ranks = ranks
     try:
         yield
