@@ -7,7 +7,8 @@ python -m benchmarks.quickstart             one run in a fresh folder (about eig
 python -m benchmarks.quickstart --from runs/reviews --seconds 470   rows from a finished run
 python -m benchmarks.quickstart --from runs/reviews --more runs/reviews-more
     on the items of that run: two more students from other seeds (the mean of three is judged,
-    their spread is in the interval) and one that learns people's ratings; resumes
+    their spread is in the interval and has a row of its own, none is picked) and one that learns
+    people's ratings; resumes
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ TITLES = {
     "student_minus_tfidf_gold": "student's accuracy minus TF-IDF's on people's ratings",
     "speedup_over_teacher": "student's speed over its teacher's",
     "three_seeds_minus_teacher": "three students' mean accuracy minus the teacher's",
+    "three_seeds_deviation": "standard deviation of accuracy over the three seeds",
     "student_minus_gold_trained": "their mean minus a student's that learned people's ratings",
 }
 PEERS = {
@@ -103,6 +105,17 @@ def append_more(recipe: Recipe, finished: Path, folder: Path) -> None:
         ("student_minus_gold_trained", "gold_trained"),
     ):
         _append_difference(judgement, figure, other)
+    student = next(sheet for sheet in judgement["sheets"] if sheet["name"] == "student")
+    seeds = student["scores"][0]["seeds"]
+    rows.append(
+        "quickstart",
+        "three_seeds_deviation",
+        seeds["deviation"],
+        unit="points",
+        peer="the three students' mean accuracy",
+        peer_value=seeds["mean"],
+        packages=PACKAGES,
+    )
 
 
 def _append_difference(judgement: dict[str, Any], figure: str, other: str) -> None:

@@ -39,6 +39,11 @@ def test_rows_and_further_students_come_from_a_finished_run(
     after = (tmp_path / "more" / "train" / "seed-1" / "student" / "model.safetensors").read_bytes()
     assert after == before, "the finished run's own student is one of the three"
     assert found["three_seeds_minus_teacher"].peer == "its teacher, accuracy"
+    spread = found["three_seeds_deviation"]
+    assert spread.peer_value is not None
+    gap = found["three_seeds_minus_teacher"]
+    assert gap.peer_value is not None
+    assert spread.peer_value - gap.peer_value == pytest.approx(gap.value, abs=1e-3), "the mean"
     speed = found["speedup_over_teacher"]
     assert speed.low is not None
     assert speed.low < 1.9, "at 95 instead of 90 %"
