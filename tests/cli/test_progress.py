@@ -87,3 +87,11 @@ def test_an_unknown_price_is_told_and_is_not_zero(nano: int | None, told: tuple[
     )
     assert told in _facts(seen).items()
     assert len(_facts(seen)) == 3
+
+
+def test_a_part_without_a_count_is_named_where_a_stage_takes_long(watch: Watch) -> None:
+    watch.progress.stage("curate", "started", 0.0)
+    watch.progress.now("filters")
+    watch.now += 4
+    watch.progress.now("contamination")
+    assert watch.lines() == ["curate", "  contamination ..."]

@@ -50,9 +50,12 @@ def test_terms_that_are_not_known_end_with_their_own_code(
     user_files: Path, teacher: Endpoint
 ) -> None:
     recipe = written_recipe(user_files, teacher.url, extra="")
-    done = stillhouse("distill", recipe, "--quiet", cwd=user_files)
+    done = stillhouse("distill", recipe, "--quiet", "--json", cwd=user_files)
     assert done.returncode == Exit.TERMS
     assert "granted_by" in done.stderr
+    told = json.loads(done.stdout)
+    assert told["stopped"] == "terms"
+    assert told["message"] in done.stderr
 
 
 def test_a_wrong_key_names_the_line_and_the_nearest_key(

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+import orjson
+
+if TYPE_CHECKING:
+    from stillhouse.distill import Stopped
 
 
 class Exit(IntEnum):
@@ -39,3 +47,12 @@ STOP_EXITS = {
     "teacher": Exit.TEACHER,
     "check": Exit.CHECK,
 }
+
+
+def leave(stop: Stopped, *, as_json: bool) -> NoReturn:
+    """Say why a run ended early, on stderr and for `--json` on stdout, and exit with its code."""
+    click.echo(f"stillhouse: {stop}", err=True)
+    if as_json:
+        told = {"stopped": stop.reason, "message": str(stop)}
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+    sys.exit(int(STOP_EXITS[stop.reason]))

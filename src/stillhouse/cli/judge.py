@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
-from stillhouse.cli.exits import STOP_EXITS, Exit
+from stillhouse.cli.exits import Exit, leave
 from stillhouse.cli.progress import LiveProgress
 
 
@@ -60,8 +60,7 @@ def judge(
                 place=str(recipe),
             )
         except Stopped as stop:
-            click.echo(f"stillhouse: {stop}", err=True)
-            sys.exit(int(STOP_EXITS[stop.reason]))
+            leave(stop, as_json=as_json)
     if as_json:
         click.echo(orjson.dumps(result.as_json(), option=orjson.OPT_INDENT_2).decode())
     else:

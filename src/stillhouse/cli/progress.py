@@ -57,6 +57,7 @@ class LiveProgress:
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, tuple[float, int]] = {}  # when, and how much was done then
         self._last_line = -QUIET_S
+        self._stage_begun = clock()
 
     def __enter__(self) -> LiveProgress:
         self._bars.start()
@@ -76,6 +77,7 @@ class LiveProgress:
             self._bars.remove_task(task)
         self._tasks.clear()
         self._begun.clear()
+        self._stage_begun = self.clock()
         if state == "started":
             self.console.print(f"[bold]{name}[/bold]")
         elif state == "finished":
@@ -109,6 +111,15 @@ class LiveProgress:
             if total is not None:
                 line += f", {(total - done) / rate:,.0f} s left"
         self.console.print(f"  {line}  {beside}".rstrip(), markup=False, soft_wrap=True)
+
+    def now(self, what: str) -> None:
+        """Show that something goes on; without a terminal only where the stage takes long."""
+        if self.live:
+            for task in self._tasks.values():
+                self._bars.remove_task(task)
+            self._tasks = {what: self._bars.add_task(what, total=None, facts="")}
+        elif self.clock() - self._stage_begun >= FIRST_S:
+            self.console.print(f"  {what} ...", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print one indented line."""

@@ -42,8 +42,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     of models that cannot be trained together or a budget of time that nothing useful fits.
     """
     local = run.recipe.teacher.kind == "local"
-    parts = 4 if local or run.recipe.train.divergence is not None else 3
-    run.phase(0, parts, "reading the models")
+    run.progress.now("reading the models")
     start = run.load(run.student_place, "float32")
     notes = []
     check_head(start, "student", str(run.student_place.weights))
@@ -55,7 +54,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     student = _cut_to_size(run, start)
     teaching = teacher_of_distributions(run, student, start.tokenizer)
     items = choose(run.splits.train.items, PROBE_ITEMS, run.recipe.seed)
-    run.phase(1, parts, "counting tokens")
+    run.progress.now("counting tokens")
     longest = _check_lengths(run, start, "student")
     if local and run.student_place.weights != run.teacher_place.weights:
         _check_lengths(run, run.load(run.teacher_place, "float32"), "teacher")
@@ -65,11 +64,11 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     length = max(8, round(tokens["student"]))
     train = run.recipe.train
     frozen = {"freeze_embeddings": train.freeze_embeddings, "freeze_layers": train.freeze_layers}
-    run.phase(2, parts, "timing the student")
+    run.progress.now("timing the student")
     speeds["train"] = _speeds(student, "train", train.dtype, rows, length, **frozen)
     speeds["judge"] = _speeds(student, "score", run.recipe.teacher.dtype, rows, length)
     if teaching is not None or local:
-        run.phase(3, parts, "timing the teacher")
+        run.progress.now("timing the teacher")
         teacher = teaching or run.load(run.teacher_place, "float32")
         tokens["teacher"] = _mean_tokens(run, teacher, items)
         speeds["teacher"] = _speeds(

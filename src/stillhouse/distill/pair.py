@@ -126,7 +126,7 @@ def judge_pair(
             for name, source in (("teacher", teacher), ("student", student))
         }
         sheets = {name: side.answers for name, side in sides.items()}
-        progress.say("judging the answers, and timing what runs here")
+        progress.now("intervals, and timing what runs here")
         spec = judging.judge
         judgement = judge(
             TestSplit(items),

@@ -17,6 +17,9 @@ class Progress(Protocol):
     ) -> None:
         """`done` of `total` units of `what` are finished; `facts` are shown beside rate and ETA."""
 
+    def now(self, what: str) -> None:
+        """A part of the stage begins whose length nobody can tell."""
+
     def say(self, text: str) -> None:
         """Tell the user one thing that matters."""
 
@@ -30,6 +33,9 @@ class Silent:
     def advance(
         self, what: str, done: int, total: int | None, facts: Mapping[str, str] | None = None
     ) -> None:
+        """Ignore it."""
+
+    def now(self, what: str) -> None:
         """Ignore it."""
 
     def say(self, text: str) -> None:

@@ -75,10 +75,6 @@ class Run:
         wanted = int(self.plan["train_items"])
         return TrainSplit(tuple(choose(items, wanted, self.recipe.seed)))
 
-    def phase(self, number: int, of: int, what: str) -> None:
-        """Tell that part `number` (from 0) of a stage's `of` parts begins."""
-        self.progress.advance("parts", number, of, {"now": what})
-
     def items(self, split: SplitName) -> tuple[Item, ...]:
         """The items of one split that this run uses."""
         if split == "train":

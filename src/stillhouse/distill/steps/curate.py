@@ -34,7 +34,7 @@ def run_curate(run: Run, folder: Path) -> None:
     train_replies = read_answers(run.folder / "label" / "train.jsonl")
     validation_replies = read_answers(run.folder / "label" / "validation.jsonl")
     delimiters = recipe.teacher.reasoning_delimiters
-    run.phase(0, 4, "teacher against baselines")
+    run.progress.now("teacher against baselines")
     gate = teacher_worth(
         run, answers_alone(validation_replies, delimiters), answers_alone(train_replies, delimiters)
     )
@@ -48,7 +48,7 @@ def run_curate(run: Run, folder: Path) -> None:
             " judge.teacher_lead: null to go on all the same",
         )
     policy = ReplyPolicy(reasoning=recipe.teacher.reasoning, delimiters=delimiters)
-    run.phase(1, 4, "filters and duplicates")
+    run.progress.now("filters and duplicates")
     curated = curate(
         run.train_split,
         train_replies,
@@ -58,11 +58,11 @@ def run_curate(run: Run, folder: Path) -> None:
         policy=policy,
         folder=recipe.data.path.parent,
     )
-    run.phase(2, 4, "contamination")
+    run.progress.now("contamination")
     curated, found = decontaminate(
         curated, splits.test, train_replies, config=recipe.curate, seed=recipe.seed
     )
-    run.phase(3, 4, "validation replies")
+    run.progress.now("validation replies")
     # Validation replies steer early stopping, so they pass the same rules.
     held_out = curate(
         TrainSplit(splits.validation.items),
