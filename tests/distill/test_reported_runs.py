@@ -15,7 +15,7 @@ from tests.distill.test_judged_runs import Task, read, server, task
 from tests.teachers.conftest import Asked, Endpoint
 
 from stillhouse.distill import Recipe, Stopped, judge_pair, read_judging, read_recipe, run_recipe
-from stillhouse.exchanges import InputError
+from stillhouse.exchanges import InputError, iterate_journal
 from stillhouse.students import save_student
 
 __all__ = ["server", "task"]  # fixtures
@@ -152,6 +152,17 @@ def test_students_for_comparison_are_no_part_of_what_the_student_cost(
     own = [read(run, f"train/seed-{seed}/result.json")["seconds"] for seed in (1, 2)]
     training = read(run, "judge/cost.json")["training"]
     assert training["training_us"] == pytest.approx(1e6 * sum(own) / 2, abs=1)
+
+
+def test_a_teachers_time_is_that_of_all_attempts(task: Task, tmp_path: Path) -> None:
+    recipe = task("kind: local, model: small-model, answer: score")
+    run = tmp_path / "run"
+    run_recipe(recipe, folder=run, until="label")
+    (run / "label" / "done.json").unlink()
+    run_recipe(recipe, folder=run)  # what is journaled is not computed again
+    spent = [record["us"] for record in iterate_journal(run / "label" / "replies.journal")]
+    assert min(spent) > 0
+    assert read(run, "judge/cost.json")["training"]["labelling_us"] == sum(spent)
 
 
 def judged(folder: Path, more: str = "") -> Any:

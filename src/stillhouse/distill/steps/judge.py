@@ -14,7 +14,7 @@ from stillhouse.distill.costing import not_measured, time_models, unconstrained
 from stillhouse.distill.parsing import build
 from stillhouse.distill.references import scores_references, with_references
 from stillhouse.distill.run import ModelPlace, Run, choose, write_json
-from stillhouse.distill.steps.label import answered_by_one
+from stillhouse.distill.steps.label import answered_by_one, labelling_us
 from stillhouse.distill.steps.train import PLAIN
 from stillhouse.parity import (
     Answers,
@@ -216,11 +216,11 @@ def measure_cost(run: Run, dtype: str) -> CostReport:
             if kind == "endpoint"
             else Price(nano_per_thousand=None, basis="unknown: recorded replies have no price"),
         )
-    labelling_us = round(run.read("label", "done.json")["seconds"] * 1e6)
+    taken_us = labelling_us(run)
     training_us = round(1e6 * _mean_training_seconds(run))
     training = TrainingCost(
-        labelling_us=labelling_us,
-        labelling_nano=time_price(labelling_us, hourly) if kind == "local" else label["spent_nano"],
+        labelling_us=taken_us,
+        labelling_nano=time_price(taken_us, hourly) if kind == "local" else label["spent_nano"],
         teacher_tokens=label["tokens_in"] + label["tokens_out"],
         training_us=training_us,
         training_nano=time_price(training_us, hourly),

@@ -7,6 +7,7 @@ The run's folder also gets every request that was sent as an exchange, in the Pa
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from stillhouse.exchanges import (
     KeyedDigests,
     content_digest,
     create_secret,
+    iterate_journal,
     make_folder,
 )
 from stillhouse.exchanges.digests import SECRET_VARIABLE
@@ -93,6 +95,7 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
             name = content_digest([request_key(request) for request in asked])
             if name not in kept:
                 names = [item.id for item in chunk]
+                begun = time.monotonic_ns()
                 replies = (
                     model.reply_labels(asked, run.task.labels, teacher.batch_size, names=names)
                     if teacher.answer == "score"
@@ -103,7 +106,13 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
                 kept[name] = [reply_record(reply) for reply in replies]
                 keys = [request_key(request) for request in asked]
                 journal.append(
-                    {"chunk": name, "keys": keys, "at": wall_us(), "replies": kept[name]}
+                    {
+                        "chunk": name,
+                        "keys": keys,
+                        "at": wall_us(),
+                        "us": (time.monotonic_ns() - begun) // 1000,
+                        "replies": kept[name],
+                    }
                 )
             for item, record in zip(chunk, kept[name], strict=True):
                 reply = answers[item.id] = read_reply(record)
@@ -112,6 +121,14 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
             run.progress.advance("items", len(answers), len(items), facts)
         write_exchanges(run, journal, requests.values(), model=model.name)
     return answers, {"teacher_fingerprint": model.fingerprint, "spent_nano": None}
+
+
+def labelling_us(run: Run) -> int:
+    """How long labelling took: of a local teacher over all attempts, else the one that finished."""
+    journal = run.folder / "label" / JOURNAL
+    if run.recipe.teacher.kind == "local":
+        return sum(record["us"] for record in iterate_journal(journal))
+    return round(run.read("label", "done.json")["seconds"] * 1e6)
 
 
 def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:
