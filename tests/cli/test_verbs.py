@@ -72,6 +72,7 @@ def test_a_wrong_key_names_the_line_and_the_nearest_key(
 def test_a_check_that_fails_ends_with_its_own_code(user_files: Path, teacher: Endpoint) -> None:
     recipe = written_recipe(user_files, teacher.url)
     recipe.write_text(recipe.read_text().replace("teacher_lead: null", "teacher_lead: 5"))
+    teacher.handler = lambda asked: asked.reply("positive")  # no better than the commonest answer
     done = stillhouse("distill", recipe, "--quiet", cwd=user_files)
     assert done.returncode == Exit.CHECK
     assert "this teacher is not worth distilling for this task" in done.stderr
