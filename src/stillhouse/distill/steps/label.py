@@ -127,7 +127,7 @@ def labelling_us(run: Run) -> int:
     """How long labelling took: of a local teacher over all attempts, else the one that finished."""
     journal = run.folder / "label" / JOURNAL
     if run.recipe.teacher.kind == "local":
-        return sum(record["us"] for record in iterate_journal(journal))
+        return sum(int(record["us"]) for record in iterate_journal(journal))
     return round(run.read("label", "done.json")["seconds"] * 1e6)
 
 
