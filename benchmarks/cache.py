@@ -36,7 +36,7 @@ import scipy.stats
 import torch
 import transformers
 
-from benchmarks import rows
+from benchmarks import rows, told
 from benchmarks.whitebox import data as whitebox
 from stillhouse.distill.divergences import (
     CacheKey,
@@ -239,6 +239,8 @@ def main() -> None:
             peer_value=peer_value,
             packages=PACKAGES,
         )
+    if not given.no_rows:
+        told.write()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ Batches of 4 documents, AdamW, embeddings and head left as they are but in `scra
 Scored is bits per byte on held-out documents (divided by a hash of their number), at five times
 along the way. `low` and `high` join the spread of seeds (t, 2 degrees of freedom) and of documents
 (cluster bootstrap) as independent. Every finished cell (arm, seed) is kept in runs/retention and
-skipped next time; per-document results are in results/retention-items.tsv.gz, and `--rows` makes the
-rows from them again.
+skipped next time; per-document results are in results/retention-items.tsv.gz, and `--rows` makes
+the rows from them again.
 
     make benchmark-retention                 about 45 minutes of two cores, in pieces if need be
     python -m benchmarks.retention --smoke   a minute or two: 3 steps an arm, no rows
@@ -48,7 +48,7 @@ import torch
 import transformers
 from scipy.stats import t as student_t
 
-from benchmarks import rows
+from benchmarks import rows, told
 from benchmarks.whitebox.data import prepare
 from benchmarks.whitebox.loops import compiles
 from stillhouse.distill.divergences import (
@@ -268,14 +268,18 @@ def write_items(cells: Sequence[dict[str, Any]], held_out: Sequence[Document]) -
     write_atomic(ITEMS, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
-def read_items() -> dict[tuple[str, int, float], dict[str, tuple[int, float]]]:
-    """(arm, seed, share) -> document -> (bytes, bits)."""
+def read_items() -> tuple[
+    dict[tuple[str, int, float], dict[str, tuple[int, float]]], dict[tuple[str, int, float], int]
+]:
+    """(arm, seed, share) -> document -> (bytes, bits), and -> tokens seen until then."""
     found: dict[tuple[str, int, float], dict[str, tuple[int, float]]] = defaultdict(dict)
+    tokens = {}
     text = io.StringIO(gzip.decompress(ITEMS.read_bytes()).decode())
     for row in csv.DictReader(text, delimiter="\t"):
         key = (row["arm"], int(row["seed"]), float(row["share"]))
         found[key][row["document"]] = (int(row["bytes"]), float(row["bits"]))
-    return found
+        tokens[key] = int(row["tokens"])
+    return found, tokens
 
 
 def interval(differences_SD: Any, bytes_D: Any) -> tuple[float, float, float]:
@@ -293,8 +297,8 @@ def interval(differences_SD: Any, bytes_D: Any) -> tuple[float, float, float]:
 
 
 def append_rows() -> None:
-    """Every arm's bits per byte at the end, and the differences, from the committed items."""
-    items = read_items()
+    """Bits per byte of every arm along the way, and the difference, from the committed items."""
+    items, tokens = read_items()
     names = sorted(next(iter(items.values())))
     bytes_D = np.array([next(iter(items.values()))[name][0] for name in names], dtype=float)
 
@@ -311,10 +315,14 @@ def append_rows() -> None:
     put("teacher_bits_per_byte", table("teacher", 1.0))
     put("cut_bits_per_byte", table("whitebox", 0.0))
     for arm in ARMS:
-        put(f"{arm}_bits_per_byte", table(arm, 1.0))
+        for share in SHARES[1:]:
+            seen = [count for (a, _, s), count in tokens.items() if (a, s) == (arm, share)]
+            at = "" if share == 1.0 else f"_at_{share:.3g}_of_the_time"
+            put(f"{arm}_bits_per_byte{at}", table(arm, share), "tokens seen", float(np.mean(seen)))
     plain = table("plain", 1.0)
     put("whitebox_minus_plain_bits_per_byte", table("whitebox", 1.0) - plain, "plain training",
         float((plain.sum(1) / bytes_D.sum()).mean()))  # fmt: skip
+    told.write()
 
 
 def main() -> None:

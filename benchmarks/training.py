@@ -51,7 +51,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from benchmarks import rows
+from benchmarks import rows, told
 from benchmarks.whitebox.cell import Cell
 from benchmarks.whitebox.data import prepare
 from benchmarks.whitebox.gkd import TRL
@@ -200,6 +200,8 @@ def report(found: dict[int, dict[str, Measured]], *, append: bool) -> None:
             worse = (max if small_is_good else min)(both, key=lambda one: one[0])
             if len(both) == len(SHARES):
                 _tell(figure, worse, append=append)
+    if append:
+        told.write()
 
 
 def _tell(figure: str, rest: Sequence[Any], *, append: bool) -> None:

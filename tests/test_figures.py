@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import quickstart, rows
+from benchmarks import told as whitebox_told
 from benchmarks.__main__ import verdict
 from benchmarks.gateways import told
 
@@ -21,6 +22,11 @@ def test_the_readme_says_what_the_newest_quickstart_rows_say() -> None:
 def test_the_gateways_page_says_what_its_newest_rows_say() -> None:
     page = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")
     assert told.section() in page, "python -m benchmarks.gateways.told renews it"
+
+
+def test_the_page_on_divergences_says_what_the_newest_rows_say() -> None:
+    page = (ROOT / "docs" / "divergences.md").read_text(encoding="utf-8")
+    assert whitebox_told.section() in page, "python -m benchmarks.told renews it"
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)

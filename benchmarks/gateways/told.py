@@ -15,40 +15,41 @@ PAGE = Path(__file__).parents[2] / "docs" / "gateway.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 
-def section() -> str:
-    """Return the table."""
-    found = rows.newest("gateway")
+def section(benchmarks: tuple[str, ...] = ("gateway",)) -> str:
+    """Return the table of some benchmarks' goals."""
+    found = {name: rows.newest(name) for name in benchmarks}
     lines = ["| figure | goal | measured | | made by |", "|---|---|---|---|---|"]
     with GOALS.open(newline="", encoding="utf-8") as file:
         for goal in csv.DictReader(file):
-            if goal["benchmark"] != "gateway":
+            if goal["benchmark"] not in found:
                 continue
-            row = found.get(goal["figure"])
+            row = found[goal["benchmark"]].get(goal["figure"])
             unit = "" if goal["unit"] == "count" else f" {goal['unit']}"
-            seen, command = "", ""
+            measured, command = "", ""
             if row is not None:
-                seen = f"{row.value:.4g}{_interval(row)}{unit}"
+                measured = f"{seen(row)}{unit}"
                 command = f"`{row.command.removeprefix('python -m benchmarks.')}`"
             judged = verdict(goal["goal"], row).replace("missed: no row", "not measured")
             lines.append(
-                f"| `{goal['figure']}` | {goal['goal']}{unit} | {seen} | {judged} | {command} |"
+                f"| `{goal['figure']}` | {goal['goal']}{unit} | {measured} | {judged} | {command} |"
             )
     return "\n".join(lines) + "\n"
 
 
-def _interval(row: rows.Row) -> str:
+def seen(row: rows.Row) -> str:
+    """Return a row's value and its interval."""
     if row.low is None and row.high is None:
-        return ""
+        return f"{row.value:.4g}"
     low, high = ("" if end is None else f"{end:.4g}" for end in (row.low, row.high))
-    return f" [{low}, {high}]"
+    return f"{row.value:.4g} [{low}, {high}]"
 
 
-def write(path: Path = PAGE) -> None:
+def write(path: Path = PAGE, table: str | None = None) -> None:
     """Put the table into the page."""
     text = path.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    path.write_text(before + BEGIN + section() + END + after, encoding="utf-8")
+    path.write_text(before + BEGIN + (table or section()) + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

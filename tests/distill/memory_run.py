@@ -2,7 +2,8 @@
 
 Argument: JSON with the `tokenizer`'s folder, the student's `layers` and `vocabulary`, the
 `batch_size` (one forward pass each), the `dtype`, and how the student learns: `divergence` (keys of
-the recipe's section) or null. Prints, as JSON, the peak in bytes and what the forecast had said.
+the recipe's section) or null, and the `lora_rank` of its adapters or null. Prints, as JSON, the
+peak in bytes and what the forecast had said.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -22,9 +23,16 @@ from stillhouse.distill.distribution import DivergenceConfig
 from stillhouse.distill.examples import Target
 from stillhouse.distill.forecast import parameter_bytes, predict_memory
 from stillhouse.distill.loop import prepare
+from stillhouse.distill.teaching import LiveTeacher, keep
 from stillhouse.distill.training import TrainConfig, train
 from stillhouse.parity.items import Item, TrainSplit, ValidationSplit
+from stillhouse.students.adapters import add_adapter
 from stillhouse.teachers.chat import Message
+from stillhouse.teachers.local import LocalModel
+
+if TYPE_CHECKING:
+    from stillhouse.distill.examples import Examples
+    from stillhouse.distill.teaching import SplitName, Teacher
 
 WIDTH, INNER = 384, 1024
 
@@ -56,6 +64,24 @@ def items(prefix: str, count: int) -> tuple[Item, ...]:
     )
 
 
+def make_teacher(
+    given: dict[str, Any],
+    tokenizer: Any,
+    divergence: DivergenceConfig,
+    sets: dict[SplitName, Examples],
+    folder: Path,
+) -> tuple[Teacher, int]:
+    """A teacher twice as deep, and the bytes of it that stay."""
+    deep = model(2 * given["layers"], given["vocabulary"])
+    local = LocalModel(deep, tokenizer, name="t", fingerprint="")
+    if divergence.source == "live":
+        live = LiveTeacher(local, divergence, len(tokenizer))
+        return live, parameter_bytes(local.model, "float32")
+    kept = keep(local, divergence, len(tokenizer), sets, folder / "cache", template="", seed=0,
+                progress=lambda *_seen: None)  # fmt: skip
+    return kept, 0
+
+
 def main() -> None:
     torch.set_num_threads(1)
     given = json.loads(sys.argv[1])
@@ -66,15 +92,7 @@ def main() -> None:
     targets = {i.id: Target(reply="good film " * 80) for i in (*train_items, *validation)}
     divergence, teacher, beside = None, None, 0
     if given["divergence"] is not None:
-        from stillhouse.distill.teaching import LiveTeacher
-        from stillhouse.teachers.local import LocalModel
-
         divergence = DivergenceConfig(**given["divergence"])
-        local = LocalModel(
-            model(2 * given["layers"], given["vocabulary"]), tokenizer, name="t", fingerprint=""
-        )
-        teacher = LiveTeacher(local, divergence, len(tokenizer))
-        beside = parameter_bytes(local.model, "float32")
     config = TrainConfig(
         steps=3,
         batch_size=given["batch_size"],
@@ -85,7 +103,11 @@ def main() -> None:
     )
     train_split, validation_split = TrainSplit(train_items), ValidationSplit(validation)
     sets = prepare(student, tokenizer, train_split, validation_split, targets, config, ())
+    if given["lora_rank"] is not None:
+        student = add_adapter(student, rank=given["lora_rank"])
     with tempfile.TemporaryDirectory() as folder:
+        if divergence is not None:
+            teacher, beside = make_teacher(given, tokenizer, divergence, sets, Path(folder))
         train(
             student,
             tokenizer,
@@ -111,6 +133,9 @@ def main() -> None:
         tokens,
         given["dtype"],
         reply_tokens=reply,
+        trainable_parameters=None
+        if given["lora_rank"] is None
+        else sum(p.numel() for p in student.parameters() if p.requires_grad),
         white_box=divergence is not None,
         beside_bytes=beside,
     )

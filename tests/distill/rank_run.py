@@ -20,7 +20,7 @@ import torch
 
 from stillhouse.distill.distribution import DivergenceConfig
 from stillhouse.distill.examples import Target
-from stillhouse.distill.ranks import Ranks
+from stillhouse.distill.ranks import Ranks, leave
 from stillhouse.distill.teaching import LiveTeacher
 from stillhouse.distill.training import TrainConfig, TrainProgress, train
 from stillhouse.parity.items import Item, TrainSplit, ValidationSplit
@@ -107,6 +107,7 @@ def main() -> None:
             left = sorted(path.name for path in Path(job["folder"]).iterdir())
             place.with_suffix(".left").write_text(json.dumps(left))
             print(number, job, time.monotonic() - began)
+    leave()
 
 
 if __name__ == "__main__":

@@ -22,18 +22,30 @@ from stillhouse.exchanges import InputError
 STUDENT = {"layers": 6, "vocabulary": 8192}  # 13 million parameters
 
 
-@pytest.mark.parametrize("divergence", [None, {}], ids=["plain", "live teacher"])
+LEARNING: dict[str, tuple[dict[str, Any] | None, int | None]] = {
+    "plain": (None, None),
+    "live teacher": ({}, None),
+    "sampled cache": ({"source": "cache"}, None),
+    "hidden cache": ({"source": "cache", "keep": "hidden"}, None),
+    "adapters": (None, 8),
+    "adapters, live teacher": ({}, 8),
+}
+
+
+@pytest.mark.parametrize("learning", LEARNING)
 @pytest.mark.parametrize(("batch_size", "dtype"), [(4, "float32"), (12, "bfloat16")])
 def test_the_peak_is_foreseen_within_a_fifth(
     tiny_tokenizer: Callable[..., Any],
     tmp_path: Path,
-    divergence: dict[str, Any] | None,
+    learning: str,
     batch_size: int,
     dtype: str,
 ) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
+    divergence, lora_rank = LEARNING[learning]
     given = {
         **STUDENT,
+        "lora_rank": lora_rank,
         "tokenizer": str(tmp_path),
         "divergence": divergence,
         "batch_size": batch_size,

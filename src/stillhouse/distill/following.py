@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-from stillhouse.distill.ranks import Ranks
+from stillhouse.distill.ranks import Ranks, leave
 from stillhouse.distill.run import Run
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def main() -> None:
     rank, size, place, shard, recipe, folder = pickle.load(sys.stdin.buffer)  # noqa: S301
     store = FileStore(place, size)
     follow(Ranks(rank, size, store, shard=shard), recipe, folder)
+    leave()
 
 
 if __name__ == "__main__":

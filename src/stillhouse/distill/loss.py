@@ -22,7 +22,7 @@ where a causal model's real tokens do not see it.
 # ruff: noqa: N815 - shape suffixes on the fields of a batch
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,6 +53,10 @@ class Batch:
     soft_S: torch.Tensor
     probabilities_SL: torch.Tensor
     tokens_L: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def make_batch(examples: Sequence[Example], label_tokens: Sequence[int]) -> Batch:

@@ -54,8 +54,9 @@ class RepliesObjective(torch.nn.Module):
     ) -> torch.Tensor:
         """See the module."""
         found = self.sets[split]
-        batch = make_batch([found.examples[i] for i in places], found.label_tokens)
-        with compute_in(self.dtype):
+        device = self.model.get_input_embeddings().weight.device
+        batch = make_batch([found.examples[i] for i in places], found.label_tokens).to(device)
+        with compute_in(self.dtype, device.type):
             loss = reply_loss(self.model, batch, self.weight)
         if not measure:
             return loss
@@ -103,7 +104,7 @@ class DistributionObjective(torch.nn.Module):
         examples = [self.sets[split].examples[i] for i in places]
         signal, theirs = self.teacher.word(split, places, examples)
         model = bare(self.model)
-        with compute_in(self.dtype):
+        with compute_in(self.dtype, self.head.weight_VD.device.type):
             ours = reply_states(model, examples, pack=self.config.packing, every=bool(theirs))
         output = model.get_output_embeddings()  # looked up anew: sharded weights come and go
         head = dataclasses.replace(self.head, weight_VD=output.weight, bias_V=output.bias)
@@ -125,7 +126,9 @@ class DistributionObjective(torch.nn.Module):
             loss = loss + self.config.hidden_weight * term
         if not measure:
             return loss
-        targets_M = torch.tensor([token for e in examples for token in e.ids[e.start :]])
+        targets_M = torch.tensor(
+            [token for e in examples for token in e.ids[e.start :]], device=ours[-1].device
+        )
         nats = _nats(ours[-1], head, targets_M, self.teacher.vocabulary, DTYPES[self.dtype])
         return torch.stack([loss, nats])
 

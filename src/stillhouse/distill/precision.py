@@ -34,8 +34,10 @@ def choose_dtype(wanted: Literal["auto", "float32", "bfloat16"]) -> Literal["flo
     return wanted
 
 
-def compute_in(dtype: Literal["float32", "bfloat16"]) -> AbstractContextManager[object]:
+def compute_in(
+    dtype: Literal["float32", "bfloat16"], device: str = "cpu"
+) -> AbstractContextManager[object]:
     """Matrix products in `dtype`; weights, norms, softmax and loss stay float32."""
     if dtype == "float32":
         return contextlib.nullcontext()
-    return torch.autocast("cpu", dtype=torch.bfloat16)
+    return torch.autocast(device, dtype=torch.bfloat16)

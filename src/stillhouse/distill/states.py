@@ -26,7 +26,8 @@ def reply_states(
         places_M = reply_places([len(e.ids) for e in examples], [e.start for e in examples])
         layers = packed_layers(model, [e.ids for e in examples], every=every)
         return [states[places_M] for states in layers]
-    ids_BL, _ = pad_right([e.ids for e in examples])
+    device = model.get_input_embeddings().weight.device
+    ids_BL = pad_right([e.ids for e in examples])[0].to(device)
     places = [(r, c) for r, e in enumerate(examples) for c in range(e.start - 1, len(e.ids) - 1)]
     rows_M, columns_M = torch.tensor(places).T
     # Padding is on the right, where a causal model's real tokens do not see it.

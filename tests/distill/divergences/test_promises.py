@@ -164,6 +164,16 @@ def tail_dropped(patch: Patch) -> None:
     patch.setattr(kernels, "buckets", buckets)
 
 
+def only_the_likeliest_and_a_tail(patch: Patch) -> None:
+    """Of all ids that the teacher gave, the first one and one bucket (TRL's served teacher)."""
+    original = kernels.buckets
+
+    def first(y: Any, ids: Any, log_t: Any, *given: Any) -> Any:
+        return original(y, ids[:, :1], log_t[:, :1], *given)
+
+    patch.setattr(kernels, "buckets", first)
+
+
 def tail_gradient_spread_evenly(patch: Patch) -> None:
     original = kernels.buckets
 
@@ -270,6 +280,7 @@ MUTANTS = [
     mask_includes_the_prompt,
     tail_renormalised,
     tail_dropped,
+    only_the_likeliest_and_a_tail,
     tail_gradient_spread_evenly,
     padding_logits_are_zero,
     soft_cap_is_ignored,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from stillhouse.distill.divergences import (
@@ -17,6 +18,7 @@ from stillhouse.distill.divergences import (
     divergence_loss,
     normaliser,
 )
+from stillhouse.distill.ranks import leave
 
 STEPS, ACCUMULATION, WIDTH, VOCABULARY = 50, 3, 6, 20
 
@@ -46,7 +48,8 @@ def micro_batches(step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
-def curve(model: Any, ranks: int, rank: int) -> list[float]:
+def curve(model: Any, ranks: int, rank: int, called: Any = None) -> list[float]:
+    """The losses of a training; `called` is what is called in place of the wrapped model."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     teacher = torch.from_numpy(np.random.default_rng(3).normal(size=(VOCABULARY, WIDTH))).float()
     losses = []
@@ -56,7 +59,7 @@ def curve(model: Any, ranks: int, rank: int) -> list[float]:
         total = torch.zeros(())
         for inputs, states in mine:
             target = HiddenStates(hidden_MD=states, head=Head(weight_VD=teacher))
-            loss = model(inputs, target, divisor)
+            loss = (called or model)(inputs, target, divisor)
             loss.backward()
             total += loss.detach()
         if ranks > 1:
@@ -74,27 +77,40 @@ def student() -> Student:
         return Student()
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, bypass: bool) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     model = torch.nn.parallel.DistributedDataParallel(student())
-    losses = curve(model, 2, rank)
+    losses = curve(model, 2, rank, model.module if bypass else None)
     Path(folder, f"{rank}.json").write_text(json.dumps(losses))
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()  # the other has all that it needs of this one
+    leave()
 
 
-def test_two_ranks_follow_the_curve_of_one_process(tmp_path: Path) -> None:
+def by_two(folder: Path, *, bypass: bool = False) -> list[list[float]]:
+    """The curves that two processes saw."""
     torch.set_num_threads(1)
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=work, args=(rank, str(tmp_path))) for rank in range(2)]
+    processes = [spawn.Process(target=work, args=(rank, str(folder), bypass)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
         assert process.exitcode == 0
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_ranks_follow_the_curve_of_one_process(tmp_path: Path) -> None:
+    theirs = by_two(tmp_path)
     alone = curve(student(), 1, 0)
     assert alone[-1] < 0.85 * alone[0]
-    for rank in range(2):
-        theirs = json.loads((tmp_path / f"{rank}.json").read_text())
-        np.testing.assert_allclose(theirs, alone, atol=1e-5, rtol=0)
+    for one in theirs:
+        np.testing.assert_allclose(one, alone, atol=1e-5, rtol=0)
+
+
+def test_a_wrapper_that_is_bypassed_is_noticed(tmp_path: Path) -> None:
+    """`model.module(...)` in place of `model(...)` averages no gradients (DistillKit)."""
+    theirs, alone = by_two(tmp_path, bypass=True), curve(student(), 1, 0)
+    assert theirs[0][0] == pytest.approx(alone[0], abs=1e-5), "the first step has no gradients yet"
+    assert max(abs(a - b) for a, b in zip(theirs[0], alone, strict=True)) > 1e-3

@@ -132,11 +132,11 @@ def measure_fidelity(
     divergence = Divergence(temperature=payload.temperature)
     curve = Curve()
     vocabulary = payload.vocabulary
-    gradients = torch.zeros((2, vocabulary, hidden_MD.shape[1]))
+    gradients = torch.zeros((2, vocabulary, hidden_MD.shape[1]), device=hidden_MD.device)
     kl = 0.0
     for row in range(0, len(hidden_MD), _ROWS):
         states_ND = hidden_MD[row : row + _ROWS]
-        kept = signal.part(row, row + len(states_ND))
+        kept = signal.part(row, row + len(states_ND)).to(states_ND.device)
         z_NV = head.logits(states_ND)[:, :vocabulary].float()
         student_NV = z_NV / 2
         if isinstance(kept, HiddenStates):

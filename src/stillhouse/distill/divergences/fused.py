@@ -118,7 +118,8 @@ class _Fused(torch.autograd.Function):
             end = min(start + rows, len(hidden_MD))
             hidden_ND = hidden_MD[start:end].to(dtype)
             y_NV = torch.nn.functional.linear(hidden_ND, weight_SD, bias_S)
-            part = signal.part(start, end)
+            # A cache's words come from the disk: a chunk at a time they go where the student is.
+            part = signal.part(start, end).to(hidden_MD.device)
             loss_N, d_y_NV = _one_chunk(y_NV, part, divergence, head, teacher, compiled=compiled)
             loss += loss_N.sum(dtype=sums)
             if d_hidden_MD is not None:

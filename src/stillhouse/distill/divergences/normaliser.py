@@ -37,6 +37,8 @@ def normaliser(reply_tokens: int) -> float:
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return float(reply_tokens)
-    total = torch.tensor(float(reply_tokens), dtype=torch.float64)
+    # NCCL adds up what lies on a GPU, and nothing else.
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(float(reply_tokens), dtype=torch.float64, device=device)
     distributed.all_reduce(total)
     return float(total) / distributed.get_world_size()

@@ -73,24 +73,25 @@ class Payload:
         The latter is None for hidden states, which need no head to be kept. `rng` draws.
         """
         if self.kind == "hidden":
-            kept = hidden_ND.to(torch.bfloat16).contiguous().view(torch.int16).numpy()
+            kept = hidden_ND.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy()
             return kept.view(np.uint8).reshape(len(hidden_ND), -1), None
         z_NV = head.logits(hidden_ND)[:, : self.vocabulary].float() / self.temperature
         log_t_NV = torch.log_softmax(z_NV, -1)
         if self.kind == "top_k":
             top = log_t_NV.topk(self.size, dim=-1)
-            parts = [self._ids(top.indices), _as_bytes(top.values.numpy().astype("<f2"))]
+            parts = [self._ids(top.indices), _as_bytes(top.values.cpu().numpy().astype("<f2"))]
             return np.concatenate(parts, -1), log_t_NV
         t_NV = log_t_NV.exp()
-        ids_NK, weights_NK = sample_ids(t_NV, torch.from_numpy(rng.random(len(t_NV))), self.size)
+        uniform_N = torch.from_numpy(rng.random(len(t_NV)))
+        ids_NK, weights_NK = sample_ids(t_NV, uniform_N.to(t_NV.device), self.size)
         entropy_N = -torch.where(t_NV > 0, t_NV * log_t_NV, 0).sum(-1)
         # By falling weight: the first is the one that the others imply.
         order_NK = weights_NK.argsort(dim=-1, descending=True, stable=True)
         weights_NK, ids_NK = weights_NK.gather(-1, order_NK), ids_NK.gather(-1, order_NK)
         parts = [
             self._ids(ids_NK),
-            _round_at_random(weights_NK[:, 1:].numpy(), rng),
-            _as_bytes(entropy_N.numpy().astype("<f2")[:, None]),
+            _round_at_random(weights_NK[:, 1:].cpu().numpy(), rng),
+            _as_bytes(entropy_N.cpu().numpy().astype("<f2")[:, None]),
         ]
         return np.concatenate(parts, -1), log_t_NV
 
@@ -119,7 +120,7 @@ class Payload:
         )
 
     def _ids(self, ids_NK: torch.Tensor) -> Bytes:
-        return _as_bytes(ids_NK.numpy().astype(self._id_type))
+        return _as_bytes(ids_NK.cpu().numpy().astype(self._id_type))
 
 
 def _as_bytes(values: NDArray[np.generic]) -> Bytes:

@@ -49,4 +49,4 @@ def drawn_independently(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return k draws with replacement, each of weight 1 / k (ids may repeat)."""
     ids_NK = torch.multinomial(probabilities_NV, k, replacement=True, generator=generator)
-    return ids_NK, torch.full(ids_NK.shape, 1 / k, dtype=torch.float64)
+    return ids_NK, torch.full(ids_NK.shape, 1 / k, dtype=torch.float64, device=ids_NK.device)

@@ -7,7 +7,7 @@ natural and of the temperature that the signal names; another one in the loss is
 # ruff: noqa: N815 - shape suffixes on the fields
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,6 +36,10 @@ class HiddenStates:
         """Rows start..end."""
         return HiddenStates(hidden_MD=self.hidden_MD[start:end], head=self.head, kept_K=self.kept_K)
 
+    def to(self, device: torch.device) -> HiddenStates:
+        """The same on another device; the head stays where it is."""
+        return replace(self, hidden_MD=self.hidden_MD.to(device))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopK:
@@ -59,6 +63,12 @@ class TopK:
             ids_MK=self.ids_MK[start:end],
             log_probs_MK=self.log_probs_MK[start:end],
             temperature=self.temperature,
+        )
+
+    def to(self, device: torch.device) -> TopK:
+        """The same on another device."""
+        return replace(
+            self, ids_MK=self.ids_MK.to(device), log_probs_MK=self.log_probs_MK.to(device)
         )
 
 
@@ -86,6 +96,15 @@ class Sampled:
             weights_MK=self.weights_MK[start:end],
             entropy_M=None if self.entropy_M is None else self.entropy_M[start:end],
             temperature=self.temperature,
+        )
+
+    def to(self, device: torch.device) -> Sampled:
+        """The same on another device."""
+        return replace(
+            self,
+            ids_MK=self.ids_MK.to(device),
+            weights_MK=self.weights_MK.to(device),
+            entropy_M=None if self.entropy_M is None else self.entropy_M.to(device),
         )
 
 

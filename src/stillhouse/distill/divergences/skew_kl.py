@@ -9,7 +9,7 @@ are at most -log(alpha). With x = log t - log s and m the mixture:
     forward:  L = log(m / s) = log(1 + alpha (e**x - 1))          dD/d log s = -(1 - alpha) t s / m
     reverse:  L = log(m / s) = log(1 + (1 - alpha)(e**x - 1))     dD/d log s = s (1 - L - alpha s/m)
 
-Source: DistiLLM, arXiv 2402.03898 (there alpha = 0.1; KDFlow calls them skl and srkl).
+Source: DistiLLM, arXiv 2402.03898 (there alpha = 0.1).
 """
 
 from __future__ import annotations

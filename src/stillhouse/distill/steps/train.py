@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +54,12 @@ def in_group(run: Run) -> Iterator[None]:
         yield
         return
     from stillhouse.distill.following import follow
-    from stillhouse.distill.ranks import Ranks
+    from stillhouse.distill.ranks import Ranks, leave
 
     ranks = Ranks.from_environment(shard=run.recipe.train.shard)
     if not ranks.leads:
         follow(ranks, run.recipe, run.folder)
-        sys.exit(0)
+        leave()
     run.ranks = ranks
     try:
         yield
