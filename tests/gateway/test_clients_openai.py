@@ -86,6 +86,35 @@ def test_responses_are_served(tmp_path: Path, dialect: str, path: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_chat_that_is_streamed_calls_tools_and_keeps_to_a_schema(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, answer, model={"dialect": CHAT_ONLY}) as gateway:
+            chat = client(gateway).chat.completions
+            hello: Any = [{"role": "user", "content": "Weather?"}]
+            offered: Any = [{"type": "function", "function": FUNCTION}]
+            stream = await chat.create(model="small", messages=hello, tools=offered, stream=True)
+            events = [event.choices[0] async for event in stream if event.choices]
+            calls = [call for one in events for call in one.delta.tool_calls or ()]
+            assert [call.function.name for call in calls if call.function.name] == ["weather"]
+            pieces = [call.function.arguments or "" for call in calls]
+            assert "".join(pieces) == '{"city":"Lisbon"}'
+            assert events[-1].finish_reason == "tool_calls"
+
+            shaped = await chat.parse(model="small", messages=hello, response_format=City)
+            assert shaped.choices[0].message.parsed == City(city="Lisbon")
+            asked = gateway.upstream.asked[-1].body["response_format"]["json_schema"]
+            assert asked["schema"]["properties"]["city"]["type"] == "string"
+
+            async with chat.stream(
+                model="small", messages=hello, stop=["END"], max_tokens=5
+            ) as spoken:
+                last = await spoken.get_final_completion()
+            assert last.choices[0].message.content == "Hello there"
+            assert gateway.upstream.asked[-1].body["stop"] == ["END"]
+
+    asyncio.run(scenario())
+
+
 def test_nothing_of_a_response_is_kept_or_found_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path, answer, model={"dialect": NATIVE}) as gateway:

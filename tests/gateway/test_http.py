@@ -114,11 +114,28 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
         b"Content-Length: 5\r\nContent-Length: 6",
         b"Content-Length: +5",
         b"Content-Length: 5, 5",
+        b"Content-Length: 0x5",
+        b"Content-Length: -5",
+        b"Content-Length: ",
+        b"Content-Length: 5\r\nContent-Length: 5",
+        b"Content-Length: 18446744073709551621",
+        b"Content-Length: 5\x00",
+        b"\tContent-Length: 5",
         b"Transfer-Encoding: chunked, identity",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding: xchunked",
+        b"Transfer-Encoding: \x0bchunked",
         b"Transfer-Encoding : chunked",
         b"Content-Length : 5",
         b"X: a\r\n folded",
         b"X: a\nY: b",
+        b"X: a\rY: b",
+        b"X Y: b",
+        b": b",
+        b"no colon",
         b"X: a\x00b",
     ],
 )
@@ -130,6 +147,34 @@ def test_two_readings_of_where_a_request_ends_are_refused(head: bytes) -> None:
     )
     assert all(request.path != "/inner" for request in seen.requests)
     assert b"200 OK" not in got
+
+
+def test_an_old_client_sends_no_chunks() -> None:
+    seen = Seen()
+    got = exchange(
+        b"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET /inner HTTP/1.1\r\n\r\n",
+        seen=seen,
+    )
+    assert got.startswith(b"HTTP/1.1 400")
+    assert not seen.requests
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        *(b"0x5\r\nhello\r\n", b"-1\r\nhello\r\n", b"+5\r\nhello\r\n", b"5 \r\nhello\r\n"),
+        *(b"5\nhello\r\n", b"5\r\r\nhello\r\n", b"5\rXhello\r\n", b"\r\n5\r\nhello\r\n"),
+        *(b"5\r\nhello", b"5\r\nhello\n", b"5;a\nb\r\nhello\r\n", b'5;a="\r\n"\r\nhello\r\n'),
+        *(b"FFFFFFFFFFFFFFFFF\r\nhello\r\n", b"g\r\nhello\r\n"),
+    ],
+)
+def test_two_readings_of_where_a_chunk_ends_are_refused(chunk: bytes) -> None:
+    seen = Seen()
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    got = exchange(head + chunk + b"0\r\n\r\nGET /inner HTTP/1.1\r\n\r\n", seen=seen)
+    assert got == b""
+    assert seen.bodies == ["gone"]
 
 
 def test_chunks_are_joined_and_trailers_are_not_headers() -> None:

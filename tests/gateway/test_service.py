@@ -40,10 +40,20 @@ def test_the_demonstration_prints_a_curl_line_that_works() -> None:
         curl = await asyncio.create_subprocess_shell(line, stdout=asyncio.subprocess.PIPE)
         told, _ = await curl.communicate()
         assert b"You said: Hello" in told
+        url, key = line.split()[2].removesuffix("/chat/completions"), line.split("'")[1][22:]
+        for path, body in (
+            ("responses", {"input": "Bonjour"}),
+            ("messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "Bonjour"}]}),
+        ):
+            async with (
+                aiohttp.ClientSession(headers={"x-api-key": key}) as session,
+                session.post(f"{url}/{path}", json={"model": "echo", **body}) as reply,
+            ):
+                assert reply.status == 200
+                assert b"You said: Bonjour" in await reply.read()
         process.send_signal(signal.SIGTERM)
         _, log = await process.communicate()
         assert process.returncode == 0, log
-        key = line.split("Bearer ")[1].split("'")[0]
         assert key.encode() not in log
 
     asyncio.run(scenario())

@@ -197,12 +197,14 @@ class Gateway:
         size = length = 0
         json = request.method == b"GET"
         bearer = key = None
+        twice = False
         forwarded: list[str] = []
         for name, value in request.headers:
             size += len(name) + len(value)
             if name not in _READ:
                 continue
             if name == b"authorization":
+                twice = twice or bearer is not None
                 bearer = value
             elif name == b"content-type":
                 json = value[:16].lower() == b"application/json"
@@ -211,11 +213,14 @@ class Gateway:
             elif name == b"user-agent":
                 turn.sdk = value[:_SDK_CHARS].decode("latin-1")
             elif name == b"x-api-key":
+                twice = twice or key is not None
                 key = value
             elif name == b"x-forwarded-for":
                 forwarded.append(value.decode("latin-1"))
             else:
                 raise RefusedError("content_type")  # encoded content is not read
+        if twice:  # what stands in front may have looked at the other one
+            raise RefusedError("bad_request", "more than one key")
         if self.draining:
             raise RefusedError("draining")
         if snapshot.is_stale(time.monotonic_ns() // 1000):

@@ -45,7 +45,8 @@ def config_value(teacher_url: str, listen: str) -> dict[str, Any]:
         "models": [
             {
                 "name": MODEL,
-                "surfaces": ["chat", "messages"],
+                "dialect": "llamacpp",  # like it, the teacher speaks chat alone
+                "surfaces": ["chat", "responses", "messages"],
                 "upstreams": [{"url": teacher_url}],
                 "max_output_tokens": 256,
                 "default_output_tokens": 256,

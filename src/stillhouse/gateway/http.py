@@ -38,6 +38,10 @@ class ClientGoneError(Exception):
     """The client closed its connection before its request was whole."""
 
 
+class _FramingError(Exception):
+    """It is not certain where the request ends. The parser hands it on as an error of its own."""
+
+
 class TooLargeError(Exception):
     """The body has more bytes than are taken."""
 
@@ -290,8 +294,12 @@ class Connection(asyncio.Protocol):
             return
         name = name.lower()
         self._headers.append((name, value))
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects = True
+        if name == b"expect":
+            self._expects = value.lower() == b"100-continue"
+        elif name == b"transfer-encoding" and (
+            value.lower() != b"chunked" or self._parser.get_http_version() == "1.0"
+        ):
+            raise _FramingError  # what stands in front may end the request elsewhere
 
     def on_headers_complete(self) -> None:
         """The headers are whole: the request can be looked at."""
