@@ -94,9 +94,9 @@ def test_a_chat_that_is_streamed_calls_tools_and_keeps_to_a_schema(tmp_path: Pat
             offered: Any = [{"type": "function", "function": FUNCTION}]
             stream = await chat.create(model="small", messages=hello, tools=offered, stream=True)
             events = [event.choices[0] async for event in stream if event.choices]
-            calls = [call for one in events for call in one.delta.tool_calls or ()]
-            assert [call.function.name for call in calls if call.function.name] == ["weather"]
-            pieces = [call.function.arguments or "" for call in calls]
+            calls = [call.function for one in events for call in one.delta.tool_calls or ()]
+            assert [called.name for called in calls if called and called.name] == ["weather"]
+            pieces = [called.arguments or "" for called in calls if called]
             assert "".join(pieces) == '{"city":"Lisbon"}'
             assert events[-1].finish_reason == "tool_calls"
 

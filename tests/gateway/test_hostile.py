@@ -155,8 +155,8 @@ def test_only_the_exact_spelling_of_a_model_is_one(tmp_path: Path) -> None:
                 *("\uff53mall", "sma\u0142l", "sm\u0430ll", "small/../small", "upstream-model"),
                 *("", "*", "small,small", "%73mall", f"small\r\n{MARK}"),
             ]
-            bodies = [{"model": name, "messages": []} for name in names]
-            bodies += [{"model": value} for value in (None, 1, ["small"], {"small": 1}, True)]
+            bodies: list[dict[str, object]] = [{"model": name, "messages": []} for name in names]
+            bodies += [{"model": value} for value in (None, 1, ["small"], {"a": 1}, True)]
             requests = [post(gateway, body=json.dumps(body).encode()) for body in bodies]
             await refuse_all(gateway, requests)
 
