@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.gateway.running import Running, running
+from tests.gateway.scripted import Script, completion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,5 +210,41 @@ def test_of_two_keys_none_counts(tmp_path: Path, name: bytes) -> None:
             other = gateway.furnished.keys[1].encode()
             request = post(gateway).replace(b"Authorization: Bearer ", name)
             await refuse_all(gateway, [request.replace(b"Host: x", b"%b%b" % (name, other), 1)])
+
+    asyncio.run(scenario())
+
+
+def test_headers_of_an_upstream_never_reach_a_client(tmp_path: Path) -> None:
+    told: tuple[str, ...] = (
+        *("Set-Cookie: a=1", f"X-Upstream: {MARK}", "X-Request-Id: theirs", "Server: vllm"),
+        *("Location: http://169.254.169.254/", "X-Ratelimit-Remaining-Tokens: 7"),
+    )
+
+    async def scenario() -> None:
+        script = Script(body=completion(), headers=told)
+        async with running(tmp_path, lambda _: script) as gateway:
+            status, names, body = await send(gateway, post(gateway))
+            assert status == 200
+            limits = {name for name in names if name.startswith("x-ratelimit-")}
+            assert names - limits <= KNOWN
+            assert MARK.encode() not in body
+            assert b"upstream-model" not in body
+            assert b"up-1" not in body  # nor its ids
+
+    asyncio.run(scenario())
+
+
+def test_a_burst_of_pipelined_requests_is_answered_in_order(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            port = int(gateway.url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            one = b"GET /healthz HTTP/1.1\r\n\r\n"
+            writer.write(one * 3_000 + b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n\r\n")
+            got = await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            assert got.count(b"HTTP/1.1 200 OK") == 3_000
+            assert got.count(b"HTTP/1.1 401") == 1
+            assert got.rindex(b"HTTP/1.1 401") > got.rindex(b"HTTP/1.1 200")
 
     asyncio.run(scenario())
