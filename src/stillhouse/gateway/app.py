@@ -166,7 +166,10 @@ class Gateway:
         asked = turn.asked = parse_request(surface, body, offering.policy(facts, tier), now_us)
         offered = offering.models[asked.model]
         turn.model = offered.model
-        turn.bound = _bound(turn, surface, offered)
+        if offered.tokens.is_slow(asked):  # nobody else waits for it
+            turn.bound = await asyncio.to_thread(_bound, turn, surface, offered)
+        else:
+            turn.bound = _bound(turn, surface, offered)
         admitted = permit(self.snapshot, offering.rules, facts, self._asking(turn))
         if isinstance(admitted, Refuse):
             raise RefusedError(admitted.code)

@@ -268,6 +268,7 @@ class Service:
 
     async def _record(self) -> None:
         while True:
+            await self.recorder.sketch()
             done = self.recorder.work()
             await asyncio.sleep(0.02 if done else 0.002)
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from stillhouse.gateway.surfaces import Asked, ReplyRebuilder
 
 
+_SLOW_BYTES = 16_384  # a tokenizer takes about a second a megabyte
+
+
 class Used(NamedTuple):
     """Tokens to settle by; None: not known, so the reservation is paid whole."""
 
@@ -39,14 +42,20 @@ class TokenBound:
         """Whether texts are counted rather than bounded by bytes."""
         return self._tokenizer is not None
 
+    def is_slow(self, asked: Asked) -> bool:
+        """Whether counting its texts takes so long that it belongs into a thread."""
+        return self._tokenizer is not None and asked.input_bytes > _SLOW_BYTES
+
     def input_tokens(self, asked: Asked) -> int:
         """Return at least as many tokens as the prompt has."""
         model = self._model
-        extra = (
-            model.template_tokens
-            + model.template_tokens_per_message * asked.turns
-            + model.tokens_per_image * len(asked.images)
-        )
+        extra = model.template_tokens + model.template_tokens_per_message * asked.turns
+        if asked.images:
+            table = model.tokens_per_image_detail or {}
+            extra += sum(
+                table.get(image.detail, model.tokens_per_image)  # type: ignore[call-overload]
+                for image in asked.images
+            )
         if self._tokenizer is None:
             return asked.input_bytes + extra
         if asked.tools or asked.schema:
