@@ -70,6 +70,7 @@ def test_the_page_lists_nothing_that_is_no_setting() -> None:
         "models.upstreams",
         "accounts.tiers.NAME.top_logprobs",
         "accounts.tiers.NAME.caps",
+        "accounts.tiers.NAME.caps.shadow",
         "accounts.operators",
         "accounts",
         "secrets.NAME",
@@ -94,7 +95,10 @@ def configured(tmp_path: Path) -> Path:
         acts.DefineTier(
             name="anyone",
             level=0,
-            caps=[{"scope": "key", "measure": "requests", "amount": 10, "window_us": 60_000_000}],
+            caps=[
+                {"scope": "key", "measure": "requests", "amount": 10, "window_us": 60_000_000},
+                {"scope": "account", "measure": "concurrency", "amount": 1, "shadow": True},
+            ],
             max_output_tokens=10,
             top_logprobs=5,
         ),
@@ -117,6 +121,7 @@ def test_doctor_names_every_open_door_of_a_gateway(configured: Path) -> None:
         "accounts.operators",
         "accounts.tiers.anyone.top_logprobs",
         "accounts.tiers.anyone.caps",
+        "accounts.tiers.anyone.caps.shadow",
     }
 
 

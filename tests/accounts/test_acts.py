@@ -9,6 +9,7 @@ from tests.accounts.conftest import Clock, Office
 from stillhouse.accounts import (
     ConflictError,
     ForbiddenError,
+    KeyFacts,
     Right,
     Role,
     Sightings,
@@ -29,6 +30,7 @@ from stillhouse.accounts.acts import (
     ChangeRole,
     CreateAccount,
     CreateOrganisation,
+    CreditAccount,
     DecideAppeal,
     EraseFacts,
     Extend,
@@ -329,6 +331,26 @@ def test_facts_are_digests_of_one_purpose_and_can_be_erased(office: Office) -> N
     assert len({row.digest for row in kept}) == 3
     office.perform("sue", EraseFacts(account=office.made.accounts[0], reason="asked"))
     assert {row.account for row in rows(office, schema.facts)} == {office.made.accounts[1]}
+
+
+def test_what_is_paid_in_for_an_account_adds_up_and_is_bounded(office: Office) -> None:
+    account = office.made.accounts[0]
+
+    def credit(dollars: int) -> CreditAccount:
+        return CreditAccount(account=account, dollars=dollars, reason="invoice")
+
+    def known() -> int | None:
+        facts = office.store.load_snapshot().authenticate(office.made.keys[0], office.store.clock())
+        return facts.prepaid_nano if isinstance(facts, KeyFacts) else -1
+
+    assert known() is None
+    office.perform("sue", credit(5))
+    assert office.perform("sue", credit(20)).result["prepaid_nano"] == known() == 25 * 10**9
+    with pytest.raises(InputError, match="at most"):
+        office.perform("sue", credit(1_000_000))
+    with pytest.raises(ForbiddenError):
+        office.perform("vic", credit(1))
+    assert known() == 25 * 10**9
 
 
 def test_a_repeated_request_is_carried_out_once(office: Office) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stillhouse.accounts import Origin, Snapshot, furnish, open_store, parse_address
-from stillhouse.accounts.acts import RevokeKey, Suspend
+from stillhouse.accounts.acts import ChangeTier, CreditAccount, DefineTier, RevokeKey, Suspend
+from stillhouse.exchanges import InputError
 from stillhouse.gateway.admission import (
     Admit,
     Asking,
@@ -21,7 +22,7 @@ from stillhouse.gateway.admission import (
 )
 from stillhouse.gateway.config import LimitSetting
 from stillhouse.gateway.refusals import REFUSALS, shown
-from stillhouse.limits import Limit, Memory, Reserved
+from stillhouse.limits import Exceeded, Limit, Memory, Reserved
 
 ADDRESS = parse_address("203.0.113.7")
 
@@ -77,6 +78,112 @@ def test_an_admitted_request_reserves_over_every_scope(world: Any) -> None:
     limiter = Memory()
     assert isinstance(limiter.reserve_now(b"1" * 16, found.demands, now_us), Reserved)
     assert decide(snapshot, Rules(more), asking(made.keys[0]), now_us) != found
+
+
+def names_of(rules: Rules, world: Any, **changes: Any) -> list[tuple[str, str, int, bytes]]:
+    store, made = world
+    snapshot, now_us = snapshot_of(store)
+    found = decide(snapshot, rules, asking(made.keys[0], **changes), now_us)
+    assert isinstance(found, Admit)
+    return [
+        (scope.kind, limit.name, cost, item)
+        for scope, limit, cost, item in found.demands
+        if limit.name.startswith("own/")
+    ]
+
+
+def test_a_limit_of_one_model_for_each_key_counts_no_other_model(world: Any) -> None:
+    named = {"scope": "key", "measure": "output_tokens", "amount": 100, "models": ("small",)}
+    rules = Rules([LimitSetting(**named), LimitSetting(**{**named, "models": ()})])  # type: ignore[arg-type]
+    of_all = ("key", "own/key/output_tokens/window/60000000", 50, b"")
+    of_one = ("key", "own/key/output_tokens/window/60000000/small", 50, b"")
+    assert names_of(rules, world) == [of_all, of_one]
+    assert names_of(rules, world, model="large") == [of_all]
+
+
+def test_an_account_that_is_shared_is_seen_by_its_networks(world: Any) -> None:
+    """Two people behind one /24 or /48 count once; a third network is one too many."""
+    store, made = world
+    snapshot, now_us = snapshot_of(store)
+    days = {"amount": 2, "window_s": 86_400.0}
+    rules = Rules([LimitSetting(scope="account", measure="distinct_networks", **days)])  # type: ignore[arg-type]
+    limiter = Memory()
+    told = []
+    for number, text in enumerate(
+        (
+            "203.0.113.7", "203.0.113.99", "2001:db8:7:1::1", "2001:db8:7:2::1",
+            "::ffff:203.0.113.5", "198.51.100.1", "2001:db8:8::1", "203.0.113.1",
+        )
+    ):  # fmt: skip
+        found = decide(snapshot, rules, asking(made.keys[0], address=parse_address(text)), now_us)
+        assert isinstance(found, Admit)
+        name = number.to_bytes(16, "big")
+        told.append(isinstance(limiter.reserve_now(name, found.demands, now_us), Reserved))
+        limiter.settle_now(name, {}, now_us)
+    assert told == [True, True, True, True, True, False, False, True]
+
+
+def test_a_prepaid_account_is_served_while_its_balance_lasts(world: Any) -> None:
+    store, made = world
+    rules, limiter, count = Rules(), Memory(), 0
+
+    def admitted() -> int:
+        """How many requests of 0.3 dollars each are."""
+        nonlocal count
+        snapshot, now_us = snapshot_of(store)
+        for before in range(10):
+            count += 1
+            now_us += count * 3600 * 10**6  # no other cap of the tier refuses
+            bound = Bound(100, 50, 300_000_000)
+            found = decide(snapshot, rules, asking(made.keys[1], bound=bound), now_us)
+            assert isinstance(found, Admit)
+            name = count.to_bytes(16, "big")
+            told = limiter.reserve_now(name, found.demands, now_us)
+            if isinstance(told, Exceeded):
+                limit = told.demand.limit
+                assert refusal_of(limit, public=told.public, ever=False) == "budget_exhausted"
+                return before
+            limiter.settle_now(name, {"concurrent": 1, "money": 300_000_000}, now_us)
+        return 10
+
+    def credit(dollars: int) -> None:
+        act = CreditAccount(account=made.accounts[1], dollars=dollars, reason="invoice")
+        store.perform(made.operator, act)
+
+    assert admitted() == 10, "who has not paid in is not limited by it"
+    credit(1)
+    assert admitted() == 3
+    credit(2)
+    assert admitted() == 7
+
+
+def test_a_shadow_cap_of_a_tier_refuses_nothing_and_is_told(world: Any) -> None:
+    store, made = world
+    window = {"scope": "account", "measure": "requests", "window_us": 60_000_000}
+    caps = [{**window, "amount": 2, "shadow": True}, {**window, "amount": 100}]
+    tier = DefineTier(name="watched", level=7, caps=caps, max_output_tokens=9)  # type: ignore[arg-type]
+    store.perform(made.operator, tier)
+    change = ChangeTier(account=made.accounts[0], tier="watched", reason="a test")
+    store.perform(made.operator, change)
+    snapshot, now_us = snapshot_of(store)
+    limiter, would = Memory(), []
+    for number in range(3):
+        found = decide(snapshot, Rules(), asking(made.keys[0]), now_us)
+        assert isinstance(found, Admit)
+        told = limiter.reserve_now(number.to_bytes(16, "big"), found.demands, now_us)
+        assert isinstance(told, Reserved)
+        would.append([demand.limit.name for demand in told.would_refuse])
+    assert would == [[], ["shadow/requests/60000000"], ["shadow/requests/60000000"]]
+    back = ChangeTier(account=made.accounts[0], tier="new", reason="a test")
+    store.perform(made.operator, back)
+
+
+def test_two_caps_that_count_the_same_are_refused(world: Any) -> None:
+    store, made = world
+    cap = {"scope": "key", "measure": "requests", "amount": 5, "window_us": 10**6}
+    tier = DefineTier(name="twice", level=8, caps=[cap, cap], max_output_tokens=9)  # type: ignore[list-item]
+    with pytest.raises(InputError, match="count the same"):
+        store.perform(made.operator, tier)
 
 
 def test_the_same_question_has_the_same_answer(world: Any) -> None:

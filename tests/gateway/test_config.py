@@ -67,6 +67,18 @@ def value(**changes: Any) -> dict[str, Any]:
         ({"model": {"upstreams": []}}, "no upstreams"),
         ({"models": []}, "no models"),
         ({"more_limits": [{"scope": "ip", "measure": "requests", "amount": 1}]}, "more_limits"),
+        (
+            {"more_limits": 2 * [{"scope": "key", "measure": "requests", "amount": 1}]},
+            "count the same",
+        ),
+        (
+            {
+                "more_limits": [
+                    {"scope": "key", "measure": "requests", "amount": 1, "models": ["other"]}
+                ]
+            },
+            "there is no model 'other'",
+        ),
     ],
 )
 def test_a_mistake_is_named(changes: dict[str, Any], told: str) -> None:

@@ -44,8 +44,18 @@ def _tiers(connection: Connection) -> list[tuple[str, str]]:
         for tier in tiers
         if tier.top_logprobs
     ]
+    found += [
+        (f"tiers.{tier.name}.caps.shadow", f"{cap.measure} for each {cap.scope} refuses nothing")
+        for tier in tiers
+        for cap in tier.caps
+        if cap.shadow
+    ]
     for tier in tiers[:1]:  # where new accounts start
-        capped = {cap.measure for cap in tier.caps if cap.scope in ("account", "organisation")}
+        capped = {
+            cap.measure
+            for cap in tier.caps
+            if cap.scope in ("account", "organisation") and not cap.shadow
+        }
         missing = sorted({"requests", "output_tokens"} - capped)
         if missing:
             found.append(

@@ -41,7 +41,9 @@ def read(connection: Connection, since: int | None) -> dict[str, tuple[Any, ...]
         ),
         "organisations": tuple(_organisations(connection, names)),
         "accounts": tuple(
-            AccountRow(row.id, row.organisation, row.tier, row.campaign, row.closed_us)
+            AccountRow(
+                row.id, row.organisation, row.tier, row.campaign, row.closed_us, row.prepaid_nano
+            )
             for row in changed("account", schema.accounts)
         ),
         "keys": tuple(

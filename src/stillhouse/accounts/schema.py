@@ -115,6 +115,7 @@ accounts = Table(
     Column("campaign", String(64), index=True),
     _time("created_us"),
     _time("closed_us", optional=True),
+    Column("prepaid_nano", BigInteger),
 )
 keys = Table(
     "keys",

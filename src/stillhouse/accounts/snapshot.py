@@ -33,7 +33,10 @@ _ID = slice(len("still_"), len("still_") + 12)
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """Who a key speaks for. `key_id` is public; `campaign` is never shown to a client."""
+    """Who a key speaks for. `key_id` is public; `campaign` is never shown to a client.
+
+    prepaid_nano: nano-dollars that were ever paid in for the account; None where it is not prepaid.
+    """
 
     key_id: str
     account: str
@@ -42,6 +45,7 @@ class KeyFacts:
     tier: str
     scopes: frozenset[str]
     pepper: int
+    prepaid_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class AccountRow:
     tier: str
     campaign: str | None = None
     closed_us: int | None = None
+    prepaid_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,5 +339,12 @@ class Snapshot:
 
 def _facts(key_id: str, account: AccountRow, scopes: frozenset[str], *, pepper: int) -> KeyFacts:
     return KeyFacts(
-        key_id, account.id, account.organisation, account.campaign, account.tier, scopes, pepper
+        key_id,
+        account.id,
+        account.organisation,
+        account.campaign,
+        account.tier,
+        scopes,
+        pepper,
+        account.prepaid_nano,
     )

@@ -23,7 +23,8 @@ class Cap:
 
     burst: below the amount; 0 leaves it to whoever makes the limit (half of the amount).
     For distinct prompts the window is the length of the epoch and there is no burst; for
-    concurrency `amount` is how many at a time, and window and burst are 0.
+    concurrency `amount` is how many at a time, and window and burst are 0. A `shadow` cap refuses
+    nothing and counts what it would refuse.
     """
 
     scope: CapScope
@@ -31,6 +32,7 @@ class Cap:
     amount: int
     window_us: int = 0
     burst: int = 0
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         place = f"{self.measure} for each {self.scope}"
@@ -60,6 +62,16 @@ class Tier:
     max_output_tokens: int
     top_logprobs: int = 0
     models: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        counted = [(cap.scope, cap.measure, cap.window_us, cap.shadow) for cap in self.caps]
+        twice = next((one for one in counted if counted.count(one) > 1), None)
+        if twice is not None:
+            raise InputError(
+                "two caps count the same, so one of them would not hold",
+                place=f"{twice[1]} for each {twice[0]} in {twice[2]} us",
+                repair="leave one of them out, or give it another window",
+            )
 
     def as_row(self) -> dict[str, Any]:
         """Return the row that keeps it."""

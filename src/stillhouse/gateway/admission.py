@@ -28,13 +28,16 @@ UNITS = {
     "output_tokens": "output_tokens",
     "money_nano": "money",
     "distinct_prompts": "prompts",
+    "distinct_networks": "networks",
     "concurrency": "concurrent",
 }
 _KEPT = 262_144
 _new = tuple.__new__
 if TYPE_CHECKING:
-    # A scope (or the kind of one that depends on the request), its limit, and the limit's unit.
-    _Row = tuple[Scope | str, Limit, str]
+    # A scope (or the kind of one that depends on the request), its limit, what it counts, and the
+    # models whose requests it counts (none: of all).
+    _Row = tuple[Scope | str, Limit, str, tuple[str, ...]]
+    _Rule = tuple[str, Limit, str, tuple[str, ...]]  # the same, for a kind of scope
     _Kept = tuple[KeyFacts, Tier, Binding, tuple[str, ...], tuple[Any, ...]]
 
 
@@ -102,8 +105,10 @@ class Rules:
 
     def __init__(self, more: Sequence[LimitSetting] = (), *, lease_us: int = 3_600_000_000):
         self._lease_us = lease_us
-        self._more = tuple((row.scope, _own_limit(row, lease_us)) for row in more)
-        self._tiers: dict[str, tuple[Tier, tuple[tuple[str, Limit], ...]]] = {}
+        self._more: tuple[_Rule, ...] = tuple(
+            (row.scope, _own_limit(row, lease_us), UNITS[row.measure], row.models) for row in more
+        )
+        self._tiers: dict[str, tuple[Tier, tuple[_Rule, ...]]] = {}
         self._limits: dict[tuple[object, ...], Limit] = {}
         self._seen: dict[str, _Kept] = {}
 
@@ -117,15 +122,16 @@ class Rules:
             "requests": 1,
             "concurrent": 1,
             "prompts": 1,
+            "networks": 1,
             "input_tokens": asking.bound.input_tokens,
             "output_tokens": asking.bound.output_tokens,
             "money": asking.bound.money,
         }
         more = []
-        for kind, limit, unit in varying:
+        for kind, limit, unit, models in varying:
             cost = costs[unit]
-            if cost:
-                item = asking.prompt if unit == "prompts" else b""
+            if cost and (not models or asking.model in models):
+                item = _item(unit, asking)
                 for scope in _scopes(kind, asking):
                     # As its constructor does, at a third of the price.
                     more.append(_new(Demand, (scope, limit, cost, item)))
@@ -139,34 +145,51 @@ class Rules:
             "campaign": facts.campaign,
             "global": "all",
         }
+        account = Scope("account", facts.account)
         rows: dict[tuple[Scope | str, str], _Row] = {}
-        for kind, limit in (*self._of_tier(tier), *self._more):
+        for kind, limit, unit, models in (*self._of_tier(tier), *self._more):
             identity = own.get(kind)
             scope = kind if kind not in own else identity and Scope(kind, identity)
             if scope:
-                rows[scope, limit.name] = (scope, limit, limit.unit)
+                rows[scope, limit.name] = (scope, limit, unit, models)
+        if facts.prepaid_nano is not None:
+            limit = self._balance(facts.prepaid_nano)
+            rows[account, limit.name] = (account, limit, limit.unit, ())
         if len(self._seen) >= _KEPT:
             self._seen.clear()
-        always = [(scope, limit) for scope, limit, _ in rows.values() if isinstance(scope, Scope)]
+        always: list[tuple[Scope, Limit]] = []
+        varying: list[_Row] = []
+        for row in rows.values():
+            scope, limit, unit, models = row
+            if isinstance(scope, Scope) and not models and unit != "networks":
+                always.append((scope, limit))
+            else:
+                varying.append(row)
         kept = self._seen[facts.key_id] = (
             facts,
             tier,
             Binding(always),
             tuple(limit.unit for _, limit in always),
-            tuple(row for row in rows.values() if not isinstance(row[0], Scope)),
+            tuple(varying),
         )
         return kept
 
-    def _of_tier(self, tier: Tier) -> tuple[tuple[str, Limit], ...]:
+    def _of_tier(self, tier: Tier) -> tuple[_Rule, ...]:
         kept = self._tiers.get(tier.name)
         if kept is None or kept[0] != tier:
-            rows = tuple((cap.scope, self._limit(cap)) for cap in tier.caps)
+            rows = tuple((cap.scope, self._limit(cap), UNITS[cap.measure], ()) for cap in tier.caps)
             self._tiers[tier.name] = kept = (tier, rows)
         return kept[1]
 
+    def _balance(self, paid_nano: int) -> Limit:
+        limit = self._limits.get((paid_nano,))
+        if limit is None:
+            limit = self._limits[(paid_nano,)] = Limit.balance("prepaid", "money", paid_nano)
+        return limit
+
     def _limit(self, cap: Cap) -> Limit:
         # One object for one meaning: two tiers with the same cap share it.
-        key = (cap.measure, cap.amount, cap.window_us, cap.burst)
+        key = (cap.measure, cap.amount, cap.window_us, cap.burst, cap.shadow)
         limit = self._limits.get(key)
         if limit is None:
             limit = self._limits[key] = tier_limit(cap, self._lease_us)
@@ -175,13 +198,15 @@ class Rules:
 
 def tier_limit(cap: Cap, lease_us: int) -> Limit:
     """Return the limit that a tier's cap stands for. Its name keeps its level between tiers."""
-    name = f"{cap.measure}/{cap.window_us}"
+    shadow = cap.shadow
+    name = f"{'shadow/' if shadow else ''}{cap.measure}/{cap.window_us}"
     unit = UNITS[cap.measure]
     if cap.measure == "concurrency":
-        return Limit.concurrency(name, cap.amount, lease_us)
+        return Limit.concurrency(name, cap.amount, lease_us, shadow=shadow)
     if cap.measure == "distinct_prompts":
-        return Limit.distinct(name, cap.amount, cap.window_us)
-    return Limit.rolling(name, unit, cap.amount, cap.window_us, burst=cap.burst or None)
+        return Limit.distinct(name, cap.amount, cap.window_us, shadow=shadow)
+    burst = cap.burst or None
+    return Limit.rolling(name, unit, cap.amount, cap.window_us, burst=burst, shadow=shadow)
 
 
 def identify(
@@ -270,11 +295,11 @@ def _refuse(denied: Denied) -> Refuse:
 
 def _own_limit(row: LimitSetting, lease_us: int) -> Limit:
     window_us = int(row.window_s * 1_000_000)
-    name = f"own/{row.scope}/{row.measure}/{row.per}/{window_us}"
+    name = "/".join(("own", row.scope, row.measure, row.per, str(window_us), *row.models))
     unit = UNITS[row.measure]
     if row.measure == "concurrency":
         return Limit.concurrency(name, row.amount, lease_us, shadow=row.shadow)
-    if row.measure == "distinct_prompts":
+    if row.measure in ("distinct_prompts", "distinct_networks"):
         return Limit.distinct(name, row.amount, window_us, shadow=row.shadow)
     if row.per == "month":
         return Limit.month(name, unit, row.amount, shadow=row.shadow)
@@ -283,7 +308,22 @@ def _own_limit(row: LimitSetting, lease_us: int) -> Limit:
     return Limit.rolling(name, unit, row.amount, window_us, burst=row.burst, shadow=row.shadow)
 
 
-def _scopes(kind: str, asking: Asking) -> Iterable[Scope]:
+def _item(unit: str, asking: Asking) -> bytes:
+    if unit == "prompts":
+        return asking.prompt
+    return _network(asking.address) if unit == "networks" else b""
+
+
+@lru_cache(maxsize=16_384)
+def _network(address: Address) -> bytes:
+    """The widest network that counts as one place: IPv4 /24, IPv6 /48."""
+    network = address.networks[-1]
+    return b"%d/%x" % (network.version, network.prefix)
+
+
+def _scopes(kind: Scope | str, asking: Asking) -> Iterable[Scope]:
+    if isinstance(kind, Scope):
+        return (kind,)
     if kind == "address":
         return _address_scopes(asking.address)
     if kind == "model":

@@ -27,10 +27,12 @@ SURFACES = ("chat", "completions", "responses", "embeddings", "messages")
 Surface = Literal["chat", "completions", "responses", "embeddings", "messages"]
 Dialect = Literal["openai", "vllm", "sglang", "llamacpp", "transformers", "anthropic"]
 Measure = Literal[
-    "requests", "input_tokens", "output_tokens", "money_nano", "distinct_prompts", "concurrency"
-]
+    "requests", "input_tokens", "output_tokens", "money_nano", "distinct_prompts",
+    "distinct_networks", "concurrency",
+]  # fmt: skip
 Positive = pydantic.PositiveInt
 _PATH = re.compile(r"/[!-~]{0,200}")
+_HOST = re.compile(r"[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,10}")
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
 
@@ -101,6 +103,9 @@ class Model:
     template_tokens: int = setting("tokens that the chat template adds to a request", 64)
     template_tokens_per_message: int = setting("tokens that it adds to each message", 16)
     tokens_per_image: Positive = setting("declared bound for an image", 4096)
+    tokens_per_image_detail: dict[Literal["low", "high", "auto"], Positive] | None = setting(
+        "bounds by the detail that is asked for (low, high, auto), where they differ", None
+    )
     price_in_nano: int = setting("nano-dollars for an input token", 0)
     price_out_nano: int = setting("nano-dollars for an output token", 0)
     reasoning: Reasoning | None = setting("delimiters of hidden reasoning, where it has any", None)
@@ -177,6 +182,7 @@ class LimitSetting:
     per: Literal["window", "month", "balance"] = setting(
         "calendar month and balance: money", "window"
     )
+    models: tuple[str, ...] = setting("only requests for these models; empty: for all", ())
     shadow: bool = setting("count and log, refuse nothing", False, opens=True)
 
 
@@ -191,6 +197,12 @@ class Offer:
     logit_bias: bool = setting("clients bias single tokens", False, opens=True)
     image_hosts: tuple[str, ...] = setting("https hosts that image URLs may name", (), opens=True)
     choices: Positive = setting("choices a request may ask for", 1, opens=True)
+
+    def __post_init__(self) -> None:
+        for host in self.image_hosts:
+            # An address could be one of the model server's own network, in any of its forms.
+            if not _HOST.fullmatch(host) or host.rpartition(".")[2].isdigit():
+                raise ValueError(f"image_hosts: {host!r} is not a name such as images.example.org")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +263,15 @@ class Config:
             raise ValueError(f"models: {sorted(twice)} named twice" if twice else "no models")
         if "@" in self.accounts or "@" in self.limits:
             raise ValueError("a URL with a password belongs into accounts_env or limits_env")
+        counted = set()
+        for limit in self.more_limits:
+            strange = sorted(set(limit.models) - set(names))
+            if strange:
+                raise ValueError(f"more_limits: there is no model {strange[0]!r}")
+            one = (limit.scope, limit.measure, limit.per, limit.window_s, limit.models)
+            if one in counted:
+                raise ValueError(f"more_limits: two limits on {limit.measure} count the same")
+            counted.add(one)
         self.hops()
         for listener in (self.listen, *(x.listen for x in (self.admin, self.metrics) if x)):
             host_and_port(listener)

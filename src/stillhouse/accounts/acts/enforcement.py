@@ -65,12 +65,25 @@ class Measures(Act):
         subject = subject_of(desk.connection, scope, subject)
         who = behind(desk, scope, subject)
         self.check_seen(who)
+        self.check_clauses(desk)
         earlier = earlier_measures(desk, scope, subject)
         duration_us = self.duration_us(desk, scope, subject)
         return why_second(self.KIND, duration_us, who.affected, earlier, desk.now_us, desk.policy)
 
     def check_seen(self, who: Behind) -> None:
         """Raise `InputError` where more people are behind the subject than were shown."""
+
+    def check_clauses(self, desk: Desk) -> None:
+        """Raise `InputError` where a clause is cited that no published terms hold."""
+        if not self.clauses:
+            return
+        rows = desk.connection.execute(select(schema.terms.c.clauses)).scalars()
+        strange = sorted(set(self.clauses).difference(*rows))
+        if strange:
+            raise InputError(
+                f"no published terms have a clause {strange[0]!r}",
+                repair="list terms shows their clauses by name",
+            )
 
     def duration_us(self, desk: Desk, scope: Scope, subject: str) -> int | None:
         """Return how long it lasts: what was asked for, or the next step of the escalation."""
@@ -90,6 +103,7 @@ class Measures(Act):
         subject = subject_of(desk.connection, scope, subject)
         who = behind(desk, scope, subject)
         self.check_seen(who)
+        self.check_clauses(desk)
         duration_us = self.duration_us(desk, scope, subject)
         expires_us = None if duration_us is None else desk.now_us + duration_us
         identity = named("msr")

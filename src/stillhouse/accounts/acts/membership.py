@@ -14,6 +14,9 @@ from stillhouse.accounts.facts import FactKind, fact_digest
 from stillhouse.accounts.roles import Right
 from stillhouse.exchanges import InputError
 
+NANO = 10**9
+PREPAID_DOLLARS = 1_000_000  # what the limits count exactly
+
 
 class CreateOrganisation(Act):
     """Register an organisation and the purpose it declares."""
@@ -170,6 +173,30 @@ class ChangeTier(Act):
         desk.change(schema.accounts, row.id, tier=tier.name)
         desk.changed("account", row.id)
         return Done(self.NAME, row.id, {"before": row.tier, "tier": tier.name})
+
+
+class CreditAccount(Act):
+    """Pay in for an account; from the first time on it is served only while its balance lasts."""
+
+    NAME: ClassVar[str] = "credit-account"
+    RIGHT: ClassVar[Right] = Right.ENROL
+    EXAMPLE: ClassVar[str] = "--account acct_4Zq0p9XbT1aK --dollars 50 --reason 'invoice 17'"
+
+    account: Id
+    dollars: Annotated[int, Field(ge=1, le=PREPAID_DOLLARS)]
+    reason: Reason
+
+    def carry_out(self, desk: Desk) -> Done:
+        """Add to what was ever paid in; what was used of it is the limits' to know."""
+        row = desk.get(schema.accounts, self.account)
+        paid = (row.prepaid_nano or 0) + self.dollars * NANO
+        if paid > PREPAID_DOLLARS * NANO:
+            raise InputError(
+                f"at most {PREPAID_DOLLARS} dollars can be paid in for one account", place=row.id
+            )
+        desk.change(schema.accounts, row.id, prepaid_nano=paid)
+        desk.changed("account", row.id)
+        return Done(self.NAME, row.id, {"prepaid_nano": paid})
 
 
 class AssignCampaign(Act):

@@ -27,6 +27,7 @@ class CapFields(BaseModel):
     amount: Annotated[int, Field(ge=0, le=_LARGE)]
     window_us: Annotated[int, Field(ge=0, le=_LARGE)] = 0
     burst: Annotated[int, Field(ge=0, le=_LARGE)] = 0
+    shadow: Annotated[bool, Field(description="Refuses nothing, counts what it would.")] = False
 
 
 class DefineTier(Act):
