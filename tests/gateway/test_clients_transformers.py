@@ -102,7 +102,7 @@ def test_a_real_server_answers_the_official_clients(served: Server, tmp_path: Pa
 
     async def scenario() -> None:
         async with running(tmp_path, model=model_of(served)) as gateway:
-            # On a busy machine a feed is stale now and then: nothing is admitted, clients ask again.
+            # On a busy machine a feed is stale now and then, and nothing is admitted: asked again.
             one = openai.AsyncOpenAI(
                 base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=5
             )
