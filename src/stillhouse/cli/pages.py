@@ -44,9 +44,11 @@ def recipe_page() -> str:
 def cli_page() -> str:
     """Help of every verb, and the exit codes."""
     parts = [CLI_HEAD]
+    settings: dict[str, Any] = {**command.context_settings, "max_content_width": 90}
+    whole = click.Context(command, info_name="stillhouse", **settings)
     for name in sorted(command.commands):
         verb = command.commands[name]
-        with click.Context(verb, info_name=f"stillhouse {name}", max_content_width=90) as context:
+        with click.Context(verb, info_name=name, parent=whole, **settings) as context:
             parts.append(f"## stillhouse {name}\n\n```text\n{verb.get_help(context)}\n```\n")
     parts.append("## Exit codes\n\n| code | meaning |\n|---|---|")
     rows = "\n".join(f"| {code.value} | {meaning} |" for code, meaning in MEANINGS.items())
