@@ -128,7 +128,7 @@ def labelling_us(run: Run) -> int:
     journal = run.folder / "label" / JOURNAL
     if run.recipe.teacher.kind == "local":
         return sum(int(record["us"]) for record in iterate_journal(journal))
-    return round(run.read("label", "done.json")["seconds"] * 1e6)
+    return round(float(run.read("label", "done.json")["seconds"]) * 1e6)
 
 
 def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, dict[str, Any]]:

@@ -12,6 +12,7 @@ from stillhouse.distill.references import check_metric
 from stillhouse.distill.run import Run, write_json
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item, Metric
+from stillhouse.parity.cost import dollars
 from stillhouse.parity.scores import default_metric
 from stillhouse.statistics import required_n, required_n_continuous
 from stillhouse.teachers.budget import bound_tokens
@@ -159,7 +160,7 @@ def _sentences(plan: dict[str, Any]) -> list[str]:
         money = (
             "price unknown"
             if teacher["nano_at_most"] is None
-            else f"at most ${teacher['nano_at_most'] / 1e9:,.2f}"
+            else f"at most {dollars(teacher['nano_at_most'])}"
         )
         lines.append(
             f"{teacher['requests']:,} requests, at most {teacher['tokens_at_most']:,} tokens,"
