@@ -138,6 +138,7 @@ def killed_under_load(folder: Path, *, seed: int, kills: int) -> Books:
                 clients = [asyncio.ensure_future(load.run()) for _ in range(CLIENTS)]
             goal = len(load.served) + rng.randint(20, 60)
             while len(load.served) < goal:
+                assert process.returncode is None, "the gateway ended by itself"
                 await asyncio.sleep(0.001 * rng.randint(1, 5))
             if kill < kills:
                 os.kill(process.pid, signal.SIGKILL)
