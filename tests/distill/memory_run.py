@@ -2,8 +2,8 @@
 
 Argument: JSON with the `tokenizer`'s folder, the student's `layers` and `vocabulary`, the
 `batch_size` (one forward pass each), the `dtype`, and how the student learns: `divergence` (keys of
-the recipe's section) or null, and the `lora_rank` of its adapters or null. Prints, as JSON, the
-peak in bytes and what the forecast had said.
+the recipe's section) or null, the `teacher_layers`, and the `lora_rank` of its adapters or null.
+Prints, as JSON, the peak in bytes and what the forecast had said.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import transformers
 
 from stillhouse.distill.distribution import DivergenceConfig
 from stillhouse.distill.examples import Target
-from stillhouse.distill.forecast import parameter_bytes, predict_memory
+from stillhouse.distill.forecast import parameter_bytes, predict_memory, predict_reading
 from stillhouse.distill.loop import prepare
 from stillhouse.distill.teaching import LiveTeacher, keep
 from stillhouse.distill.training import TrainConfig, train
@@ -70,16 +70,17 @@ def make_teacher(
     divergence: DivergenceConfig,
     sets: dict[SplitName, Examples],
     folder: Path,
-) -> tuple[Teacher, int]:
-    """A teacher twice as deep, and the bytes of it that stay."""
-    deep = model(2 * given["layers"], given["vocabulary"])
+) -> tuple[Teacher, int, int]:
+    """A teacher, the bytes of it that stay, and the foreseen peak of its reading."""
+    deep = model(given["teacher_layers"], given["vocabulary"])
     local = LocalModel(deep, tokenizer, name="t", fingerprint="")
     if divergence.source == "live":
         live = LiveTeacher(local, divergence, len(tokenizer))
-        return live, parameter_bytes(local.model, "float32")
+        return live, parameter_bytes(local.model, "float32"), 0
     kept = keep(local, divergence, len(tokenizer), sets, folder / "cache", template="", seed=0,
                 progress=lambda *_seen: None)  # fmt: skip
-    return kept, 0
+    student = model(given["layers"], given["vocabulary"])
+    return kept, 0, predict_reading(student, deep, "float32")
 
 
 def main() -> None:
@@ -88,9 +89,9 @@ def main() -> None:
     student = model(given["layers"], given["vocabulary"])
     auto: Any = transformers.AutoTokenizer
     tokenizer = auto.from_pretrained(given["tokenizer"])
-    train_items, validation = items("t", 64), items("v", 8)
+    train_items, validation = items("t", 3 * given["batch_size"]), items("v", 8)
     targets = {i.id: Target(reply="good film " * 80) for i in (*train_items, *validation)}
-    divergence, teacher, beside = None, None, 0
+    divergence, teacher, beside, reading = None, None, 0, 0
     if given["divergence"] is not None:
         divergence = DivergenceConfig(**given["divergence"])
     config = TrainConfig(
@@ -107,7 +108,9 @@ def main() -> None:
         student = add_adapter(student, rank=given["lora_rank"])
     with tempfile.TemporaryDirectory() as folder:
         if divergence is not None:
-            teacher, beside = make_teacher(given, tokenizer, divergence, sets, Path(folder))
+            teacher, beside, reading = make_teacher(
+                given, tokenizer, divergence, sets, Path(folder)
+            )
         train(
             student,
             tokenizer,
@@ -139,6 +142,7 @@ def main() -> None:
         white_box=divergence is not None,
         beside_bytes=beside,
     )
+    predicted = max(predicted, reading)
     print(json.dumps({"peak": int(peak) * 1024, "predicted": predicted, "tokens": [tokens, reply]}))
 
 

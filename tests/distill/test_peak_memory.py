@@ -22,13 +22,13 @@ from stillhouse.exchanges import InputError
 STUDENT = {"layers": 6, "vocabulary": 8192}  # 13 million parameters
 
 
-LEARNING: dict[str, tuple[dict[str, Any] | None, int | None]] = {
-    "plain": (None, None),
-    "live teacher": ({}, None),
-    "sampled cache": ({"source": "cache"}, None),
-    "hidden cache": ({"source": "cache", "keep": "hidden"}, None),
-    "adapters": (None, 8),
-    "adapters, live teacher": ({}, 8),
+LEARNING: dict[str, dict[str, Any]] = {
+    "plain": {"divergence": None},
+    "live teacher": {"divergence": {}},
+    "sampled cache": {"divergence": {"source": "cache"}},
+    "hidden cache": {"divergence": {"source": "cache", "keep": "hidden"}},
+    "adapters": {"divergence": None, "lora_rank": 8},
+    "adapters, live teacher": {"divergence": {}, "lora_rank": 8},
 }
 
 
@@ -42,14 +42,28 @@ def test_the_peak_is_foreseen_within_a_fifth(
     dtype: str,
 ) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
-    divergence, lora_rank = LEARNING[learning]
+    found = peak(tmp_path, tiny_tokenizer, **LEARNING[learning], batch_size=batch_size, dtype=dtype)
+    assert found["predicted"] == pytest.approx(found["peak"], rel=0.2)
+
+
+def test_a_large_teachers_reading_is_foreseen_too(
+    tiny_tokenizer: Callable[..., Any], tmp_path: Path
+) -> None:
+    cache = {"divergence": {"source": "cache"}, "batch_size": 1, "dtype": "float32"}
+    found = peak(tmp_path, tiny_tokenizer, **cache, teacher_layers=64)
+    assert found["predicted"] == pytest.approx(found["peak"], rel=0.2)
+    assert found["peak"] > 1.2 * peak(tmp_path, tiny_tokenizer, **cache, teacher_layers=6)["peak"]
+
+
+def peak(tmp_path: Path, tiny_tokenizer: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Train in a process of its own."""
+    tiny_tokenizer().save_pretrained(tmp_path)
     given = {
         **STUDENT,
-        "lora_rank": lora_rank,
         "tokenizer": str(tmp_path),
-        "divergence": divergence,
-        "batch_size": batch_size,
-        "dtype": dtype,
+        "teacher_layers": 2 * STUDENT["layers"],
+        "lora_rank": None,
+        **options,
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.distill.memory_run", json.dumps(given)],
@@ -59,8 +73,8 @@ def test_the_peak_is_foreseen_within_a_fifth(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["predicted"] == pytest.approx(found["peak"], rel=0.2)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @pytest.mark.parametrize("free", ["memory_bytes", "free_disk_bytes"])

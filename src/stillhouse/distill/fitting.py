@@ -86,6 +86,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     micro = min(max(train.micro_batch_tokens, whole), train.batch_size * whole)
     rank = run.recipe.student.lora_rank
     foreseen: dict[str, Any] = {"cache_bytes": 0}
+    reading = 0
     if teaching is not None:
         foreseen = foresee(
             run,
@@ -95,7 +96,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
             reply_tokens=reply_tokens,
             dtype=cast("Precision", precision["teacher"]),
         )
-        beside = foreseen.pop("beside_bytes")
+        beside, reading = foreseen.pop("beside_bytes"), foreseen.pop("reading_bytes")
     run.forget()
     if teaching is None:
         beside = run.held_bytes()
@@ -106,15 +107,20 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         "precision": precision,
         "tokens": tokens,
         "speeds": speeds,
-        "memory_bytes": predict_memory(
-            student.config,
-            micro,
-            dtype,
-            reply_tokens=max(1, round(micro * reply_tokens / (tokens["student"] + reply_tokens))),
-            freeze_embeddings=run.recipe.train.freeze_embeddings,
-            trainable_parameters=None if rank is None else _lora_parameters(student, rank),
-            white_box=teaching is not None,
-            beside_bytes=beside,
+        "memory_bytes": max(
+            reading,
+            predict_memory(
+                student.config,
+                micro,
+                dtype,
+                reply_tokens=max(
+                    1, round(micro * reply_tokens / (tokens["student"] + reply_tokens))
+                ),
+                freeze_embeddings=run.recipe.train.freeze_embeddings,
+                trainable_parameters=None if rank is None else _lora_parameters(student, rank),
+                white_box=teaching is not None,
+                beside_bytes=beside,
+            ),
         ),
         "disk_bytes": (6 + 4 * run.recipe.seeds) * sum(p.numel() for p in student.parameters())
         + foreseen["cache_bytes"],

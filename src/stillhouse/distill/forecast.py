@@ -11,10 +11,12 @@ import torch
 import transformers
 
 from stillhouse.distill.divergences import chunk_rows
+from stillhouse.distill.divergences.capture import ROWS_AT_A_TIME
 from stillhouse.distill.examples import Example
 from stillhouse.distill.freezing import freeze
 from stillhouse.distill.loss import make_batch, reply_loss
 from stillhouse.distill.precision import compute_in
+from stillhouse.distill.teaching import READ_TOKENS
 from stillhouse.teachers.heads import logits_at
 from stillhouse.teachers.weights import DTYPES
 
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 _KEPT: dict[str, tuple[int, int]] = {"float32": (24, 20), "bfloat16": (26, 10)}
 _LOGIT_BYTES = 20  # float32 logits, the reply's own, their log-softmax, and two gradients
 _CHUNK_BUFFERS = 5  # of one chunk's logits in float32: both models', logarithms, slopes, gradient
+# Of what comes and goes in every step, as a share: the allocator keeps it in pieces. Seen with
+# adapters; otherwise gradients, which come when activations go, are more.
+_PIECES = 0.2
+_READING_BUFFERS = 12  # of some positions' distributions in float32
 _PROCESS_BYTES = 450_000_000  # Python with torch and transformers loaded
 
 
@@ -60,6 +66,7 @@ def predict_memory(
         id(module.weight): module.weight.numel()
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
     }
+    adapters = trainable_parameters is not None
     if trainable_parameters is None:
         trainable_parameters = total - (sum(ends.values()) if freeze_embeddings else 0)
     per_hidden, per_inner = _KEPT[dtype]
@@ -74,7 +81,27 @@ def predict_memory(
         logits += 0 if freeze_embeddings else 4 * rows * model_config.hidden_size
     else:
         logits = _LOGIT_BYTES * rows * reply_tokens
-    return int(_PROCESS_BYTES + weights + kept * batch_tokens + logits + beside_bytes)
+    passing = kept * batch_tokens + logits
+    if adapters:
+        passing = int(passing * (1 + _PIECES))
+    return int(_PROCESS_BYTES + weights + passing + beside_bytes)
+
+
+def predict_reading(student: Any, teacher: Any, dtype: Precision) -> int:
+    """Return the peak memory in bytes while a teacher reads replies into a cache, all included.
+
+    The student is there already, in float32. Beside both models live what one block of the teacher
+    makes of the tokens of a pass, some distributions of a few positions (in float64 where they are
+    sampled), and the two gradients in the teacher's head from which the fidelity is measured.
+    """
+    config = teacher.config
+    rows, width = teacher.get_output_embeddings().weight.shape
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    block = READ_TOKENS * DTYPES[dtype].itemsize * (8 * config.hidden_size + 3 * inner)
+    distributions = _READING_BUFFERS * 4 * ROWS_AT_A_TIME * rows
+    gradients = 4 * 4 * rows * width
+    models = parameter_bytes(student) + parameter_bytes(teacher, dtype)
+    return int(_PROCESS_BYTES + models + max(block, distributions + gradients))
 
 
 def parameter_bytes(model: Any, dtype: Precision = "float32") -> int:

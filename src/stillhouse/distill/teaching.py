@@ -131,7 +131,7 @@ def keep(
     return KeptTeacher(caches, head if config.keep == "hidden" else None, vocabulary)
 
 
-_READ_TOKENS = 4096  # that the teacher reads in one forward pass
+READ_TOKENS = 4096  # that the teacher reads in one forward pass
 
 
 @torch.no_grad()
@@ -139,7 +139,7 @@ def _states(model: Any, examples: Sequence[Example], *, pack: bool) -> torch.Ten
     parts, held = [], 0
     begun = 0
     for place, example in enumerate(examples):
-        if held and held + len(example.ids) > _READ_TOKENS:
+        if held and held + len(example.ids) > READ_TOKENS:
             parts.append(reply_states(model, examples[begun:place], pack=pack)[-1])
             begun, held = place, 0
         held += len(example.ids)

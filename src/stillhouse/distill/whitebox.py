@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from stillhouse.distill.forecast import parameter_bytes
+from stillhouse.distill.forecast import parameter_bytes, predict_reading
 from stillhouse.distill.pairing import distribution_place, shared_vocabulary
 from stillhouse.distill.states import bare
 
@@ -39,8 +39,9 @@ def foresee(
     reply_tokens: int,
     dtype: Precision,
 ) -> dict[str, Any]:
-    """The plan's entries `work`, `cache_bytes` and `compiled`, and memory beside the student.
+    """The plan's entries `work`, `cache_bytes` and `compiled`, and memory that the teacher takes.
 
+    `beside_bytes` are in training beside the student, `reading_bytes` all while a cache is built.
     `fitted` says how many steps and training items there are, `reply_tokens` are a reply's at
     most, `dtype` is the teacher's.
     """
@@ -64,6 +65,9 @@ def foresee(
         },
         "cache_bytes": kept,
         "beside_bytes": 0 if config.source == "cache" else parameter_bytes(teacher.model, dtype),
+        "reading_bytes": (
+            predict_reading(student, teacher.model, dtype) if config.source == "cache" else 0
+        ),
         "compiled": full and logits >= _COMPILING_PAYS and shutil.which("g++") is not None,
     }
 

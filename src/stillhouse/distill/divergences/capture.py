@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stillhouse.distill.divergences.payloads import Payload
     from stillhouse.distill.divergences.signals import Signal
 
-_ROWS = 64  # positions whose whole distribution exists at a time
+ROWS_AT_A_TIME = 64  # positions whose whole distribution exists at a time
 _MEASURED = 2048  # positions that fidelity is measured on
 
 
@@ -100,8 +100,8 @@ def _encoded(key: CacheKey, block: int, hidden_ND: torch.Tensor, head: Head) -> 
     # One generator a block: a resumed file has the draws of an undisturbed one.
     rng = np.random.default_rng([key.seed, block])
     parts = [
-        key.payload.encode(hidden_ND[row : row + _ROWS], head, rng)[0]
-        for row in range(0, len(hidden_ND), _ROWS)
+        key.payload.encode(hidden_ND[row : row + ROWS_AT_A_TIME], head, rng)[0]
+        for row in range(0, len(hidden_ND), ROWS_AT_A_TIME)
     ]
     data = np.concatenate(parts).tobytes()
     return data + hashlib.sha256(data).digest()
@@ -134,8 +134,8 @@ def measure_fidelity(
     vocabulary = payload.vocabulary
     gradients = torch.zeros((2, vocabulary, hidden_MD.shape[1]), device=hidden_MD.device)
     kl = 0.0
-    for row in range(0, len(hidden_MD), _ROWS):
-        states_ND = hidden_MD[row : row + _ROWS]
+    for row in range(0, len(hidden_MD), ROWS_AT_A_TIME):
+        states_ND = hidden_MD[row : row + ROWS_AT_A_TIME]
         kept = signal.part(row, row + len(states_ND)).to(states_ND.device)
         z_NV = head.logits(states_ND)[:, :vocabulary].float()
         student_NV = z_NV / 2
