@@ -23,6 +23,7 @@ from stillhouse.distill.examples import Example, Examples
 from stillhouse.distill.objective import DistributionObjective
 from stillhouse.distill.teaching import LiveTeacher
 from stillhouse.exchanges import InputError
+from stillhouse.students import Vocabulary, cut_vocabulary, open_tail
 from stillhouse.teachers.local import LocalModel
 
 Patch = pytest.MonkeyPatch
@@ -174,6 +175,54 @@ def test_a_mistake_changes_the_loss(
     mutant(monkeypatch, tiny_tokenizer())
     with pytest.raises((AssertionError, InputError, IndexError)):
         check(build)
+
+
+def trimmed(build: Callable[..., Any], tokenizer: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """A student of a part of the tokens, its ids renumbered, with one row for all others."""
+    made, student, teacher, examples = build()
+    used = sorted({token for one in examples for token in one.ids} | {0, 1, 2, 7, 9})
+    vocabulary = Vocabulary(kept=tuple(used), parent_size=330)
+    new = vocabulary.new_ids()
+    own = [changed(e, ids=tuple(int(new[i]) for i in e.ids)) for e in examples]
+    found = Examples(examples=tuple(own), label_tokens=(), skipped={})
+    student = open_tail(cut_vocabulary(student, vocabulary))
+    config = DivergenceConfig()
+    local = LocalModel(teacher, tokenizer, name="t", fingerprint="")
+    live = LiveTeacher(local, config, made.teacher.vocabulary, vocabulary.kept)
+    sets: Any = {"train": found, "validation": found}
+    made = DistributionObjective(student, sets, "float32", config, live)
+    return made, student, teacher, own, np.array(used)
+
+
+def check_trimmed(build: Callable[..., Any], tokenizer: Any) -> None:
+    made, student, teacher, own, kept = trimmed(build, tokenizer)
+    loss, nats = made("validation", range(len(own)), measure=True).tolist()
+    total = words = 0.0
+    for example in own:
+        with torch.no_grad():
+            z_s = student(torch.tensor([example.ids])).logits[0].double().numpy()
+            theirs = torch.tensor(kept[list(example.ids)])[None]
+            z_t = teacher(theirs).logits[0, :, : made.teacher.vocabulary].double().numpy()
+        for place in range(example.start - 1, len(example.ids) - 1):
+            t = oracle.buckets(oracle.softmax(z_t[place : place + 1]), kept[None])
+            total += float(oracle.kl(t, oracle.softmax(z_s[place : place + 1])).sum())
+            words -= np.log(oracle.softmax(z_s[place, : len(kept)])[example.ids[place + 1]])
+    assert loss == pytest.approx(total, rel=1e-4)
+    assert nats == pytest.approx(words, rel=1e-4), "its own words are without the tail"
+
+
+def test_a_trimmed_student_learns_the_others_as_one_bucket(
+    build: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    check_trimmed(build, tiny_tokenizer())
+
+
+def test_a_teacher_that_reads_the_students_numbers_is_noticed(
+    build: Callable[..., Any], tiny_tokenizer: Callable[..., Any], monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(teaching, "in_its_ids", lambda examples, _kept: examples)
+    with pytest.raises(AssertionError):
+        check_trimmed(build, tiny_tokenizer())
 
 
 CHANGED: dict[str, dict[str, Any]] = {

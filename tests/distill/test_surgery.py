@@ -151,9 +151,40 @@ def test_impossible_cuts_are_refused_while_planning(
     assert not (tmp_path / "run" / "plan" / "plan.json").exists()
 
 
-def test_a_trimmed_vocabulary_beside_a_divergence_is_refused(task: Task, tmp_path: Path) -> None:
-    path = task("cut: {vocabulary: 300}")
-    text = path.read_text().replace("train: {", "train: {divergence: {model: small-model}, ", 1)
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"(?s)one vocabulary.*leave one of the two out"):
+def learning(path: Path, divergence: str) -> Path:
+    text = path.read_text()
+    assert "train: {" in text
+    path.write_text(text.replace("train: {", f"train: {{divergence: {divergence}, ", 1))
+    return path
+
+
+@pytest.mark.parametrize("more", ["", ", source: cache, keep: hidden, kind: jensen_shannon"])
+def test_a_trimmed_student_learns_distributions_with_a_tail(
+    task: Task, tmp_path: Path, more: str
+) -> None:
+    path = learning(task("cut: {vocabulary: 290}"), f"{{model: small-model{more}}}")
+    text = path.read_text()
+    assert "steps: 4" in text
+    path.write_text(text.replace("steps: 4", "steps: 12", 1))
+    run = tmp_path / "run"
+    run_recipe(read_recipe(path), folder=run)
+    result = read(run, "train/seed-1/result.json")
+    assert result["curve"][-1]["validation_loss"] < result["curve"][0]["validation_loss"]
+    student = transformers.AutoModelForCausalLM.from_pretrained(run / "student")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "student")
+    assert student.config.vocab_size == len(tokenizer) <= 290, "the tail is gone"
+
+
+@pytest.mark.parametrize(
+    ("student", "divergence", "message"),
+    [
+        ("cut: {vocabulary: 300}", "{model: small-model, source: cache}", "(?s)does not have.*hid"),
+        ("cut: {vocabulary: 300}, lora_rank: 2", "{model: small-model}", "(?s)adapters.*leave"),
+    ],
+)
+def test_what_has_no_tail_is_refused_beside_a_trimmed_vocabulary(
+    task: Task, tmp_path: Path, student: str, divergence: str, message: str
+) -> None:
+    path = learning(task(student), divergence)
+    with pytest.raises(InputError, match=message):
         run_recipe(read_recipe(path), folder=tmp_path / "run", until="plan")

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 _KEPT: dict[str, tuple[int, int]] = {"float32": (24, 20), "bfloat16": (26, 10)}
 _LOGIT_BYTES = 20  # float32 logits, the reply's own, their log-softmax, and two gradients
 _CHUNK_BUFFERS = 5  # of one chunk's logits in float32: both models', logarithms, slopes, gradient
-# Of what comes and goes in every step, as a share: the allocator keeps it in pieces. Seen with
-# adapters; otherwise gradients, which come when activations go, are more.
-_PIECES = 0.2
+# Of what comes and goes in every step in buffers of less than 32 MiB, as a share: the C library
+# keeps freed ones in pieces. Seen with adapters (0.5 to 1 at 736 tokens a pass, 0.3 at 2,208);
+# otherwise gradients, which come when activations go, fill them.
+_PIECES = 0.5
 _READING_BUFFERS = 12  # of some positions' distributions in float32
 _PROCESS_BYTES = 450_000_000  # Python with torch and transformers loaded
 
@@ -83,7 +84,7 @@ def predict_memory(
         logits = _LOGIT_BYTES * rows * reply_tokens
     passing = kept * batch_tokens + logits
     if adapters:
-        passing = int(passing * (1 + _PIECES))
+        passing += int(_PIECES * (kept * batch_tokens + (0 if white_box else logits)))
     return int(_PROCESS_BYTES + weights + passing + beside_bytes)
 
 

@@ -20,7 +20,7 @@ from stillhouse.distill.precision import choose_dtype
 from stillhouse.distill.ranks import Ranks
 from stillhouse.distill.training import CurvePoint, TrainProgress, TrainResult
 from stillhouse.exchanges import InputError, RunLock
-from stillhouse.students import save_student
+from stillhouse.students import close_tail, save_student
 from stillhouse.teachers.template import ChatTemplate
 from stillhouse.teachers.weights import end_ids
 
@@ -112,6 +112,8 @@ def run(
         loop = _Loop(objective, sets, config, checkpoints, seed, ranks, validation_bytes=written)
         state = loop.train(progress)
         ordinary = whole(student, ranks)
+        if teacher is not None and teacher.kept is not None:
+            ordinary = close_tail(ordinary)
         # A kill after the rename of an earlier attempt leaves the same student here.
         if ranks.leads and not (folder / STUDENT).exists():
             save_student(ordinary, tokenizer, folder / STUDENT)

@@ -129,7 +129,9 @@ class DistributionObjective(torch.nn.Module):
         targets_M = torch.tensor(
             [token for e in examples for token in e.ids[e.start :]], device=ours[-1].device
         )
-        nats = _nats(ours[-1], head, targets_M, self.teacher.vocabulary, DTYPES[self.dtype])
+        kept = self.teacher.kept
+        own = self.teacher.vocabulary if kept is None else len(kept)
+        nats = _nats(ours[-1], head, targets_M, own, DTYPES[self.dtype])
         return torch.stack([loss, nats])
 
 

@@ -40,17 +40,41 @@ def distribution_place(run: Run) -> ModelPlace:
     return run.teacher_place
 
 
-def shared_vocabulary(
-    teacher: LocalModel, student: Any, tokenizer: Any, config: DivergenceConfig
-) -> int:
-    """Return how many ids both models share.
+def kept_ids(teacher: Any, trimmed: Any) -> tuple[int, ...] | None:
+    """The teacher's id of each of a trimmed tokenizer's; None where it keeps all of them.
 
-    Raises `InputError` with the repair where ids mean different things, templates differ, a head
-    lacks ids or is no plain one, or layers cannot be compared or packed.
+    Raises `InputError` where the two are no such pair.
+    """
+    theirs, ours = teacher.get_vocab(), trimmed.get_vocab()
+    words = sorted(ours, key=lambda word: ours[word])
+    if not ours.keys() <= theirs.keys() or sorted(ours.values()) != list(range(len(ours))):
+        raise InputError(
+            "the student's trimmed vocabulary is no part of the teacher's",
+            repair=f"start the student from a model with the teacher's tokenizer, or {_WORDS}",
+        )
+    kept = tuple(theirs[word] for word in words)
+    return None if kept == tuple(range(len(theirs))) else kept
+
+
+def shared_vocabulary(
+    teacher: LocalModel,
+    student: Any,
+    tokenizer: Any,
+    config: DivergenceConfig,
+    *,
+    trimmed: bool = False,
+) -> int:
+    """Return how many of the teacher's ids are tokens, which are those of both models.
+
+    With `trimmed` the student keeps a part of them (`tokenizer` is its own, or the one that will be
+    trimmed). Raises `InputError` with the repair where ids mean different things, templates differ,
+    a head lacks ids or is no plain one, or layers cannot be compared or packed.
     """
     config.divergence()
     theirs, ours = teacher.tokenizer.get_vocab(), tokenizer.get_vocab()
-    if theirs != ours:
+    if trimmed:
+        kept_ids(teacher.tokenizer, tokenizer)
+    elif theirs != ours:
         unlike = [word for word, token in ours.items() if theirs.get(word) != token]
         unlike += sorted(theirs.keys() - ours.keys())
         raise InputError(
@@ -64,10 +88,10 @@ def shared_vocabulary(
             "are not its own",
             repair="give both one template (teacher.template, student.template), or " + _WORDS,
         )
-    needed: int = max(ours.values()) + 1
+    needed: int = max(theirs.values()) + 1
     heads = {"teacher": Head.of(teacher.model), "student": Head.of(bare(student).eval())}
     for name, head in heads.items():
-        if head.vocabulary < needed:
+        if head.vocabulary < needed and not (trimmed and name == "student"):
             raise InputError(
                 f"the {name}'s head has {head.vocabulary:,} rows for {needed:,} ids",
                 repair="take a model whose head covers its tokenizer",
@@ -106,9 +130,11 @@ def open_teacher(
     if config is None:
         return None
     local = run.load(distribution_place(run), run.plan["precision"]["teacher"])
-    vocabulary = shared_vocabulary(local, student, tokenizer, config)
+    trimmed = run.recipe.student.cut.vocabulary is not None
+    vocabulary = shared_vocabulary(local, student, tokenizer, config, trimmed=trimmed)
+    ids = kept_ids(local.tokenizer, tokenizer) if trimmed else None
     if config.source == "live":
-        return LiveTeacher(local, config, vocabulary)
+        return LiveTeacher(local, config, vocabulary, ids)
     kept = keep(
         local,
         config,
@@ -118,6 +144,7 @@ def open_teacher(
         template=str(tokenizer.chat_template),
         seed=run.recipe.seed,
         progress=progress,
+        kept=ids,
     )
     run.forget(small=True)  # it is not needed in memory any more
     return kept

@@ -72,12 +72,7 @@ def shaped(run: Run, start: Any) -> Any:
 
     spec, model = run.recipe.student.cut, start.model
     if spec.vocabulary is not None:
-        if run.recipe.train.divergence is not None:
-            raise InputError(
-                "train.divergence compares distributions over one vocabulary, and"
-                " student.cut.vocabulary gives the student another",
-                repair="leave one of the two out",
-            )
+        _check_tail(run)
         prompts = [
             start.template.encode(start.template.prompt(item.messages, f"item {item.id}"))
             for item in run.splits.train.items[:SCORED_EXAMPLES]
@@ -102,6 +97,25 @@ def shaped(run: Run, start: Any) -> Any:
             channels=tuple(range(left.hidden)),
         ),
     )
+
+
+def _check_tail(run: Run) -> None:
+    """Refuse what cannot learn a distribution whose other tokens are one bucket."""
+    divergence, recipe = run.recipe.train.divergence, run.recipe
+    if divergence is None:
+        return
+    if divergence.source == "cache" and divergence.keep != "hidden":
+        raise InputError(
+            f"a cache of {divergence.keep} ids lists tokens that a student with"
+            " student.cut.vocabulary does not have",
+            repair="set train.divergence.keep to hidden, or source to live",
+        )
+    if recipe.student.lora_rank is not None:
+        raise InputError(
+            "adapters leave embedding and head as they are, and a student of a trimmed vocabulary"
+            " learns a distribution with one row more",
+            repair="leave student.lora_rank, student.cut.vocabulary or train.divergence out",
+        )
 
 
 def choose_parts(run: Run, folder: Path, choose_layers: Callable[[Run], dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -34,7 +34,11 @@ class Teacher(Protocol):
 
     @property
     def vocabulary(self) -> int:
-        """The number of ids that it shares with the student."""
+        """How many of its ids are tokens; rows beyond are padding."""
+
+    @property
+    def kept(self) -> tuple[int, ...] | None:
+        """Its id of each of the student's, where the student has a part of them and a tail."""
 
     @property
     def identity(self) -> str:
@@ -49,9 +53,17 @@ class Teacher(Protocol):
 class LiveTeacher:
     """A model that reads every batch."""
 
-    def __init__(self, local: LocalModel, config: DivergenceConfig, vocabulary: int):
-        self.vocabulary = vocabulary
+    def __init__(
+        self,
+        local: LocalModel,
+        config: DivergenceConfig,
+        vocabulary: int,
+        kept: tuple[int, ...] | None = None,
+    ):
+        self.vocabulary, self.kept = vocabulary, kept
         self.identity = f"live {local.fingerprint} {local.dtype}"
+        if kept is not None:
+            self.identity += f" {content_digest(list(kept))}"
         self._model = local.model
         self._head = Head.of(local.model)
         self._pack, self._every = config.packing, config.hidden_states is not None
@@ -61,8 +73,9 @@ class LiveTeacher:
         self, _split: SplitName, _places: Sequence[int], examples: Sequence[Example]
     ) -> tuple[Signal, list[torch.Tensor]]:
         """See `Teacher`."""
+        examples = in_its_ids(examples, self.kept)
         layers = reply_states(self._model, examples, pack=self._pack, every=self._every)
-        signal = HiddenStates(hidden_MD=layers[-1], head=self._head)
+        signal = HiddenStates(hidden_MD=layers[-1], head=self._head, kept_K=_tensor(self.kept))
         return signal, layers if self._every else []
 
 
@@ -73,6 +86,7 @@ class KeptTeacher:
     caches: dict[SplitName, TeacherCache]
     head: Head | None
     vocabulary: int
+    kept: tuple[int, ...] | None = None
 
     @property
     def identity(self) -> str:
@@ -83,7 +97,10 @@ class KeptTeacher:
         self, split: SplitName, places: Sequence[int], _examples: Sequence[Example]
     ) -> tuple[Signal, list[torch.Tensor]]:
         """See `Teacher`."""
-        return self.caches[split].signal(places, head=self.head), []
+        signal = self.caches[split].signal(places, head=self.head)
+        if self.kept is not None and isinstance(signal, HiddenStates):
+            signal = replace(signal, kept_K=_tensor(self.kept))
+        return signal, []
 
 
 def keep(
@@ -96,8 +113,11 @@ def keep(
     template: str,
     seed: int,
     progress: Callable[[SplitName, int, int], None],
+    kept: tuple[int, ...] | None = None,
 ) -> KeptTeacher:
     """Let the teacher read each reply once; `folder` keeps it in a file for each split.
+
+    `kept` are its ids of a trimmed student's: it reads the examples in its own.
 
     Killed at any time and called again, it goes on where it was; files that stand are opened.
     Raises `InputError` for files of another teacher, template, data or payload.
@@ -107,7 +127,7 @@ def keep(
     caches: dict[SplitName, TeacherCache] = {}
     for split, found in examples.items():
         key = CacheKey(
-            teacher=content_digest([local.fingerprint, local.dtype]),
+            teacher=content_digest([local.fingerprint, local.dtype, *(kept or ())]),
             template=content_digest(template),
             data=found.digest(),
             payload=config.payload(vocabulary, width),
@@ -115,7 +135,8 @@ def keep(
         )
 
         def states_of(part: range, every: tuple[Example, ...] = found.examples) -> torch.Tensor:
-            return _states(local.model, every[part.start : part.stop], pack=config.packing)
+            read = in_its_ids(every[part.start : part.stop], kept)
+            return _states(local.model, read, pack=config.packing)
 
         def show(done: int, total: int, split: SplitName = split) -> None:
             progress(split, done, total)
@@ -128,7 +149,18 @@ def keep(
             head,
             progress=show,
         )
-    return KeptTeacher(caches, head if config.keep == "hidden" else None, vocabulary)
+    return KeptTeacher(caches, head if config.keep == "hidden" else None, vocabulary, kept)
+
+
+def in_its_ids(examples: Sequence[Example], kept: tuple[int, ...] | None) -> Sequence[Example]:
+    """The very tokens that a student of a trimmed vocabulary reads, as the teacher numbers them."""
+    if kept is None:
+        return examples
+    return [replace(one, ids=tuple(kept[i] for i in one.ids)) for one in examples]
+
+
+def _tensor(kept: tuple[int, ...] | None) -> torch.Tensor | None:
+    return None if kept is None else torch.tensor(kept)
 
 
 READ_TOKENS = 4096  # that the teacher reads in one forward pass

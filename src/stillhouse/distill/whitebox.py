@@ -26,7 +26,8 @@ def teacher_of_distributions(run: Run, student: Any, tokenizer: Any) -> LocalMod
     if config is None:
         return None
     local = run.load(distribution_place(run), "float32")
-    shared_vocabulary(local, student, tokenizer, config)
+    trimmed = run.recipe.student.cut.vocabulary is not None
+    shared_vocabulary(local, student, tokenizer, config, trimmed=trimmed)
     return local
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.distill.divergences import oracle
 from tests.distill.divergences.promises import KINDS, Case, close, drawn, parameter
+from tests.distill.divergences.test_fused import Largest
 
 from stillhouse.distill.divergences import Divergence, Head, HiddenStates, divergence_loss, kernels
 from stillhouse.exchanges import InputError
@@ -133,3 +134,24 @@ def test_heads_without_a_tail_are_refused_with_the_repair() -> None:
         loss_of(case, kept, closed, {"kind": "forward_kl"})
     with pytest.raises(InputError, match="kept ids up to"):
         loss_of(case, torch.full_like(kept, case.V), head, {"kind": "forward_kl"})
+
+
+def test_the_teachers_logits_exist_for_a_chunk_alone() -> None:
+    """They are the larger ones: a chunk is measured by them."""
+    positions, kept, vocabulary = 60, 4, 500
+    rng = np.random.default_rng(3)
+    head = Head(weight_VD=drawn(rng, kept + 1, 3).float().requires_grad_())
+    with Largest() as seen:
+        divergence_loss(
+            drawn(rng, positions, 3).float().requires_grad_(),
+            head,
+            HiddenStates(
+                hidden_MD=drawn(rng, positions, 5).float(),
+                head=Head(weight_VD=drawn(rng, vocabulary, 5).float()),
+                kept_K=torch.arange(kept),
+            ),
+            Divergence(),
+            reply_tokens=1.0,
+            chunk_bytes=4 * vocabulary * 6,
+        ).backward()
+    assert seen.numbers == vocabulary * 6

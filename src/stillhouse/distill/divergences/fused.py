@@ -120,7 +120,8 @@ class _Fused(torch.autograd.Function):
             trimmed = signal.kept_K is not None
             teacher = _Products(signal.head, asked if trimmed else vocabulary, dtype)
         loss = torch.zeros((), dtype=sums, device=hidden_MD.device)
-        rows = chunk_rows(vocabulary, chunk_bytes)
+        # Of a trimmed student, the teacher's logits are the larger ones.
+        rows = chunk_rows(max(vocabulary, 0 if teacher is None else teacher.rows), chunk_bytes)
         for start in range(0, len(hidden_MD), rows):
             end = min(start + rows, len(hidden_MD))
             hidden_ND = hidden_MD[start:end].to(dtype)
@@ -161,6 +162,7 @@ class _Products:
         self.weight_SD = head.weight_VD[:vocabulary].detach().to(dtype)
         bias_V = head.bias_V
         self.bias_S = None if bias_V is None else bias_V[:vocabulary].detach().to(dtype)
+        self.rows = len(self.weight_SD)
 
     def __call__(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         hidden_ND = hidden_ND.detach().to(self.dtype)

@@ -38,7 +38,8 @@ class HiddenStates:
 
     def to(self, device: torch.device) -> HiddenStates:
         """The same on another device; the head stays where it is."""
-        return replace(self, hidden_MD=self.hidden_MD.to(device))
+        kept_K = None if self.kept_K is None else self.kept_K.to(device)
+        return replace(self, hidden_MD=self.hidden_MD.to(device), kept_K=kept_K)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

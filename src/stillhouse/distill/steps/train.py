@@ -79,6 +79,7 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
     """Train one of `trainings`; every process of a group does."""
     from stillhouse.distill.loop import prepare
     from stillhouse.distill.pairing import open_teacher
+    from stillhouse.students import open_tail
 
     folder = run.folder / "train" / name
     train_split, validation, targets = read_targets(run)
@@ -109,6 +110,8 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
             teacher = open_teacher(
                 run, model, tokenizer, sets, folder.parent / CACHES, show_reading
             )
+            if teacher is not None and teacher.kept is not None:
+                model = open_tail(model)
         elif config.divergence is not None:
             config = dataclasses.replace(config, divergence=None)
         if ranks.leads:
