@@ -140,16 +140,18 @@ def test_the_teachers_logits_exist_for_a_chunk_alone() -> None:
     """They are the larger ones: a chunk is measured by them."""
     positions, kept, vocabulary = 60, 4, 500
     rng = np.random.default_rng(3)
-    head = Head(weight_VD=drawn(rng, kept + 1, 3).float().requires_grad_())
+    hidden_MD, weight_VD, states_MD, theirs_VD = (
+        drawn(rng, *shape).float()
+        for shape in ((positions, 3), (kept + 1, 3), (positions, 5), (vocabulary, 5))
+    )
+    teacher = HiddenStates(
+        hidden_MD=states_MD, head=Head(weight_VD=theirs_VD), kept_K=torch.arange(kept)
+    )
     with Largest() as seen:
         divergence_loss(
-            drawn(rng, positions, 3).float().requires_grad_(),
-            head,
-            HiddenStates(
-                hidden_MD=drawn(rng, positions, 5).float(),
-                head=Head(weight_VD=drawn(rng, vocabulary, 5).float()),
-                kept_K=torch.arange(kept),
-            ),
+            hidden_MD.requires_grad_(),
+            Head(weight_VD=weight_VD.requires_grad_()),
+            teacher,
             Divergence(),
             reply_tokens=1.0,
             chunk_bytes=4 * vocabulary * 6,
