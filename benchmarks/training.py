@@ -66,6 +66,7 @@ OURS = ("ours", "cached", "padded")
 ALL = (*OURS, *PEERS, "floor")
 SHARES = (50, 95)
 PACKAGES = ("torch", "transformers", "stillhouse")
+COMMAND = "python -m benchmarks.training --peers FOLDER"  # wherever TRL lies
 RESAMPLES = 2_000
 
 
@@ -210,7 +211,7 @@ def _tell(figure: str, rest: Sequence[Any], *, append: bool) -> None:
         print(f"{figure}: {value:.4g} [{low}, {high}] {unit}; {peer} {peer_value:.4g}", flush=True)
         return
     rows.append("training", figure, value, low=low, high=high, unit=unit, peer=peer,
-                peer_value=peer_value, packages=PACKAGES)  # fmt: skip
+                peer_value=peer_value, packages=PACKAGES, command=COMMAND)  # fmt: skip
 
 
 def main() -> None:
