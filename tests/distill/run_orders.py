@@ -52,7 +52,7 @@ class Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(120)  # a busy machine takes its time to end a process
         self._process.stdout.close()
 
 
