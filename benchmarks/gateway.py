@@ -5,7 +5,8 @@ candidates are started, then loaded in turns for several rounds, so that a slow 
 machine meets all of them. A figure is the mean over rounds of the ratio or difference *within* a
 round; its interval is Student's over rounds. Ours has everything on: keys of `--accounts` accounts,
 limits over account, key, organisation, address and global, durable limits and ledger, exchanges
-with skeletons; tokens are bounded by bytes (no tokenizer).
+with skeletons; tokens are bounded by bytes (no tokenizer). Before it stand its steps: keys,
+rebuilding and ledger alone, then with the limits; what is left is the recording of exchanges.
 
     python -m benchmarks.gateway --peers FOLDER [--litellm VENV]
 
@@ -28,6 +29,7 @@ import scipy.stats
 
 from benchmarks import rows
 from benchmarks.gateways import peers, rig
+from benchmarks.gateways.ours import STEPS
 from benchmarks.gateways.rig import Load
 
 NAME = "gateway"
@@ -58,7 +60,6 @@ def main() -> None:
 
 def load(arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> None:
     """Measure throughput, latency and processor time of every candidate."""
-    keys = folder / "keys.txt"
     master = folder / "master.txt"
     master.write_text(peers.MASTER_KEY + "\n")
     url = stack.enter_context(rig.nginx(folder))
@@ -83,16 +84,21 @@ def load(arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStac
         port = rig.free_port()
         command = peers.litellm_command(folder, arguments.litellm, port, url)
         start("litellm", command, port, master, 180)
-    port = rig.free_port()
-    ours = rig.python("ours", str(folder), str(port), url, str(arguments.accounts))
-    start("ours", ours, port, keys, 900)
-    rig.await_ready(port)
+    for step in (*STEPS, None):
+        own = folder / step if step else folder
+        own.mkdir(exist_ok=True)
+        port = rig.free_port()
+        ours = rig.python("ours", str(own), str(port), url, str(arguments.accounts))
+        if step:
+            ours = ["env", f"STILLHOUSE_STEP={step}", *ours]
+        start(f"ours: {STEPS[step]}" if step else "ours", ours, port, own / "keys.txt", 900)
+        rig.await_ready(port)
 
     results: dict[tuple[str, str, int], list[Load]] = {}
     for round_number in range(arguments.rounds):
         for size_name, size in SIZES.items():
             for name, (port, pids, key_file) in found.items():
-                if name == "litellm" and size != 300:
+                if size != 300 and (name == "litellm" or name.startswith("ours:")):
                     continue
                 for connections in (1, 32):
                     seconds = arguments.seconds
@@ -112,7 +118,7 @@ def load(arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStac
 def report(results: dict[tuple[str, str, int], list[Load]], tell: Tell, names: list[str]) -> None:
     """Print every median and append the rows of the goals."""
     print(
-        f"{'in front':22}{'prompt':>8}{'c':>4}{'rate/s':>10}{'p50 us':>9}{'p99 us':>9}{'cpu us':>8}"
+        f"{'in front':30}{'prompt':>8}{'c':>4}{'rate/s':>10}{'p50 us':>9}{'p99 us':>9}{'cpu us':>8}"
     )
     for (name, size, connections), seen in results.items():
         middle = [
@@ -120,7 +126,7 @@ def report(results: dict[tuple[str, str, int], list[Load]], tell: Tell, names: l
             for what in ("rate", "p50_us", "p99_us", "cpu_us")
         ]
         print(
-            f"{name:22}{size:>8}{connections:>4}{middle[0]:>10.0f}{middle[1]:>9.0f}"
+            f"{name:30}{size:>8}{connections:>4}{middle[0]:>10.0f}{middle[1]:>9.0f}"
             f"{middle[2]:>9.0f}{middle[3]:>8.1f}",
             flush=True,
         )
@@ -145,6 +151,9 @@ def report(results: dict[tuple[str, str, int], list[Load]], tell: Tell, names: l
     p99 = statistics.median(b.p99_us for b in through[best])
     tell("p99_over_best_pass_through", tails, "x", best, p99)
     tell("cpu_us_per_request", [one.cpu_us for one in ours], "us", best, None)
+    for step, parts in STEPS.items():
+        seen = results[f"ours: {parts}", small, 32]
+        tell(f"cpu_us_per_request_{step}", [one.cpu_us for one in seen], "us", best, None)
 
 
 class Tell:

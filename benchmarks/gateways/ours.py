@@ -2,7 +2,9 @@
 
 `python -m benchmarks.gateways.ours FOLDER PORT UPSTREAM_URL ACCOUNTS [LIMITS_URL [STORE_URL]]`
 writes FOLDER/keys.txt (one key a line) and FOLDER/gateway.yaml, then serves. With
-STILLHOUSE_SAMPLE=FILE where the processor's time goes is sampled into FILE.
+STILLHOUSE_SAMPLE=FILE where the processor's time goes is sampled into FILE. STILLHOUSE_STEP=relay
+leaves out all limits but one and the recording of exchanges, STILLHOUSE_STEP=limits the recording
+alone: no setting of the product does that, so it is done to the process from here.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from stillhouse.accounts import furnish, open_store
 from stillhouse.accounts.acts.settings import DefineTier
 from stillhouse.cli.gateway import _run, _serve
 from stillhouse.gateway.config import read_config
+from stillhouse.gateway.recorder import Recorder
 
 # As the default tiers, far wider: what is measured is the work of deciding, not refusals.
 CAPS = [
@@ -45,7 +48,11 @@ CAPS = [
 ]
 
 
-def write(folder: Path, port: int, url: str, limits: str, store_url: str) -> Path:
+# What stands in front of the model without limits and recording, and with limits alone.
+STEPS = {"relay": "keys, rebuilding, ledger", "limits": "and limits"}
+
+
+def write(folder: Path, port: int, url: str, limits: str, store_url: str, *, limited: bool) -> Path:
     """Write the configuration."""
     model = {
         "name": "small",
@@ -61,11 +68,12 @@ def write(folder: Path, port: int, url: str, limits: str, store_url: str) -> Pat
         "models": [model],
         "limits": limits,
         "accounts": store_url,
-        "more_limits": [
+    }
+    if limited:
+        value["more_limits"] = [
             {"scope": "address", "measure": "requests", "amount": 10**9, "window_s": 60.0},
             {"scope": "global", "measure": "requests", "amount": 10**10, "window_s": 60.0},
-        ],
-    }
+        ]
     path = folder / "gateway.yaml"
     path.write_text(yaml.safe_dump(value))
     return path
@@ -110,12 +118,13 @@ def main() -> None:
     folder, port, url = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     accounts = int(sys.argv[4])
     limits, store_url = (*sys.argv[5:], "memory", "accounts.sqlite")[:2]
-    path = write(folder, port, url, limits, store_url)
+    step = os.environ.get("STILLHOUSE_STEP")
+    path = write(folder, port, url, limits, store_url, limited=step != "relay")
     config = read_config(path)
     if not (folder / "keys.txt").exists():
         store = open_store(config.accounts, secrets=config.secrets)
         made = furnish(store, accounts=accounts)
-        caps = [{"burst": 0, **cap} for cap in CAPS]
+        caps = [{"burst": 0, **cap} for cap in (CAPS[:1] if step == "relay" else CAPS)]
         for cap in caps:
             if cap["measure"] not in ("concurrency", "distinct_prompts"):
                 cap["burst"] = cap["amount"] // 2
@@ -123,6 +132,8 @@ def main() -> None:
         store.perform(made.operator, tier)
         store.close()
         (folder / "keys.txt").write_text("\n".join(made.keys) + "\n")
+    if step is not None:
+        Recorder.add = lambda *_: None  # type: ignore[method-assign]
     if "STILLHOUSE_SAMPLE" in os.environ:
         sample(os.environ["STILLHOUSE_SAMPLE"])
     _run(_serve(config, path, {}))
