@@ -27,8 +27,11 @@ __all__ = ["Exit", "command", "main"]
 EXIT_CODES = "\n".join(f"  {code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
 
 
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=HELP,
     epilog="\b\nExit codes:\n" + EXIT_CODES,
 )
 @click.version_option(stillhouse.__version__, prog_name="stillhouse")
@@ -43,6 +46,8 @@ def command() -> None:
 
 
 for verb in (init, distill, judge, export, gateway, probe, accounts, doctor):
+    # click keeps a command's help option from its first use, with or without the group around it.
+    verb.context_settings.update(HELP)
     command.add_command(verb)
 
 
