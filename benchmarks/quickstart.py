@@ -7,8 +7,7 @@ python -m benchmarks.quickstart             one run in a fresh folder (about eig
 python -m benchmarks.quickstart --from runs/reviews --seconds 470   rows from a finished run
 python -m benchmarks.quickstart --from runs/reviews --more runs/reviews-more
     on the items of that run: two more students from other seeds (the mean of three is judged,
-    their spread is in the interval and has a row of its own, none is picked) and one that learns
-    people's ratings; resumes
+    their spread is in the interval and has a row of its own, none is picked); resumes
 """
 
 from __future__ import annotations
@@ -43,10 +42,11 @@ TITLES = {
     "student_minus_teacher": "student's accuracy minus its teacher's",
     "student_minus_tfidf": "student's accuracy minus TF-IDF's on the same teacher labels",
     "student_minus_tfidf_gold": "student's accuracy minus TF-IDF's on people's ratings",
+    "student_minus_gold_trained": "student's accuracy minus one's that learned people's ratings",
     "speedup_over_teacher": "student's speed over its teacher's",
     "three_seeds_minus_teacher": "three students' mean accuracy minus the teacher's",
     "three_seeds_deviation": "standard deviation of accuracy over the three seeds",
-    "student_minus_gold_trained": "their mean minus a student's that learned people's ratings",
+    "three_seeds_minus_gold_trained": "their mean minus a student's that learned people's ratings",
 }
 PEERS = {
     "teacher": "its teacher",
@@ -85,11 +85,11 @@ def append_more(recipe: Recipe, finished: Path, folder: Path) -> None:
             shutil.copy2(finished / "manifest.json", temporary)
             for stage in ("plan", "label", "curate"):
                 shutil.copytree(finished / stage, temporary / stage)
-            shutil.copytree(finished / "train" / "seed-1", temporary / "train" / "seed-1")
+            for name in ("seed-1", "gold"):
+                shutil.copytree(finished / "train" / name, temporary / "train" / name)
     recipe = dataclasses.replace(
         recipe,
         seeds=3,
-        judge=dataclasses.replace(recipe.judge, gold_student=True),
         train=dataclasses.replace(recipe.train, checkpoint_seconds=15),
     )
     with LiveProgress() as progress:
@@ -102,7 +102,7 @@ def append_more(recipe: Recipe, finished: Path, folder: Path) -> None:
     judgement = judge_sheets(run, alpha=0.025).to_json()
     for figure, other in (
         ("three_seeds_minus_teacher", "teacher"),
-        ("student_minus_gold_trained", "gold_trained"),
+        ("three_seeds_minus_gold_trained", "gold_trained"),
     ):
         _append_difference(judgement, figure, other)
     student = next(sheet for sheet in judgement["sheets"] if sheet["name"] == "student")
@@ -144,6 +144,7 @@ def append(recipe: Recipe, folder: Path, seconds: float | None) -> None:
     for figure, other in (
         ("student_minus_tfidf", "tfidf"),
         ("student_minus_tfidf_gold", "tfidf_gold"),
+        ("student_minus_gold_trained", "gold_trained"),
         ("student_minus_teacher", "teacher"),
     ):
         _append_difference(judgement, figure, other)

@@ -19,7 +19,7 @@ along the way. `low` and `high` join the spread of seeds (t, 2 degrees of freedo
 skipped next time; per-document results are in results/retention-items.tsv.gz, and `--rows` makes
 the rows from them again.
 
-    make benchmark-retention                 about 45 minutes of two cores, in pieces if need be
+    make benchmark-retention                 about 25 minutes of two cores, in pieces if need be
     python -m benchmarks.retention --smoke   a minute or two: 3 steps an arm, no rows
 """
 
@@ -72,7 +72,7 @@ ITEMS = rows.RESULTS / "retention-items.tsv.gz"
 ARMS = ("whitebox", "plain", "scratch")
 SEEDS = (1, 2, 3)
 LAYERS, BATCH, LONGEST = 15, 4, 384
-BUDGET_S = 480.0  # processor seconds of a cell's training
+BUDGET_S = 240.0  # processor seconds of a cell's training
 SHARES = (0.0, 0.125, 0.25, 0.5, 1.0)
 HELD_OUT = 0.2  # of the documents
 RATES = {"whitebox": 3e-4, "plain": 3e-4, "scratch": 1e-3}

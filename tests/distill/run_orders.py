@@ -125,7 +125,7 @@ def results(run: Path) -> dict[str, str]:
 
 
 # An attempt's own notes; and what times and free space are measured anew by each attempt.
-NOT_RESULTS = {"started.json", "done.json", ".lock"}
+NOT_RESULTS = {"started.json", "done.json", "reading.times", ".lock"}
 MEASURED = {
     "manifest.json": {"started", "machine"},
     "plan.json": {"machine", "speeds", "seconds"},

@@ -25,6 +25,7 @@ from stillhouse.distill import (
     read_recipe,
     run_recipe,
 )
+from stillhouse.distill.baselines import absent_students
 from stillhouse.distill.examples import build_examples
 from stillhouse.distill.run import Run
 from stillhouse.distill.steps.train import gold_target
@@ -62,9 +63,10 @@ def read(folder: Path, name: str) -> Any:
     return orjson.loads((folder / name).read_bytes())
 
 
-def test_a_gold_trained_student_is_trained_judged_and_shown(task: Task, tmp_path: Path) -> None:
-    recipe = task(margin="gold_student: true, margin")
-    run_recipe(recipe, folder=tmp_path / "run")
+def test_a_gold_trained_student_stands_beside_wherever_there_is_gold(
+    task: Task, tmp_path: Path
+) -> None:
+    run_recipe(task(), folder=tmp_path / "run")
     assert (tmp_path / "run" / "train" / "gold" / "student" / "model.safetensors").exists()
     judgement = read(tmp_path / "run", "judge/judgement.json")
     assert "gold_trained" in [sheet["name"] for sheet in judgement["sheets"]]
@@ -115,7 +117,7 @@ def test_gold_labels_are_trained_on_by_the_same_loss_as_a_teachers_scores(
 
 
 def test_what_does_not_stand_beside_a_verdict_says_why(task: Task, tmp_path: Path) -> None:
-    run_recipe(task(), folder=tmp_path / "run")
+    run_recipe(task(margin="gold_student: false, margin"), folder=tmp_path / "run")
     sheets = [sheet["name"] for sheet in read(tmp_path / "run", "judge/judgement.json")["sheets"]]
     assert sheets == ["teacher", "student", "majority", "tfidf", "tfidf_gold", "untrained"]
     found = read(tmp_path / "run", "report/report.json")
@@ -127,6 +129,24 @@ def test_what_does_not_stand_beside_a_verdict_says_why(task: Task, tmp_path: Pat
     assert "Baselines that are not here" in page
     card = (tmp_path / "run" / "student" / "README.md").read_text()
     assert "Not beside it: the same student trained on gold answers" in card
+
+
+def test_where_few_items_have_gold_a_student_of_it_is_trained_when_asked_for(
+    task: Task, tmp_path: Path
+) -> None:
+    recipe = task()
+    lines = (tmp_path / "reviews.jsonl").read_bytes().splitlines()
+    rows = [orjson.loads(line) for line in lines]
+    for row in rows[len(rows) // 3 :]:
+        del row["label"]
+    (tmp_path / "reviews.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)) + b"\n")
+    few = Run(recipe, tmp_path / "run")
+    few.__dict__["plan"] = {"train_items": len(few.splits.train.items)}
+    assert not few.trains_gold
+    assert "only" in (why := absent_students(few)["gold_trained"])
+    assert "judge.gold_student: true" in why
+    asked = dataclasses.replace(recipe.judge, gold_student=True)
+    assert Run(dataclasses.replace(recipe, judge=asked), tmp_path / "run").trains_gold
 
 
 def test_three_seeds_are_judged_by_their_mean_with_their_spread_and_none_is_picked(
@@ -172,7 +192,7 @@ def test_bits_per_byte_judges_a_local_teacher_and_its_student_by_the_gold_texts(
     judgement = read(run, "judge/judgement.json")
     assert judgement["verdict"]["unit"] == "bits/byte"
     scores = {sheet["name"]: sheet["scores"][0]["value"] for sheet in judgement["sheets"]}
-    assert scores.keys() == {"teacher", "student", "ngram", "untrained"}
+    assert scores.keys() == {"teacher", "student", "ngram", "untrained", "gold_trained"}
     assert scores["student"] != scores["untrained"]
     # The same figure from plain transformers, token by token.
     model = LocalModel.load(run / "student")

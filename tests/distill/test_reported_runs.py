@@ -15,7 +15,7 @@ from tests.distill.test_judged_runs import Task, read, server, task
 from tests.teachers.conftest import Asked, Endpoint
 
 from stillhouse.distill import Recipe, Stopped, judge_pair, read_judging, read_recipe, run_recipe
-from stillhouse.exchanges import InputError, iterate_journal
+from stillhouse.exchanges import InputError, Journal, iterate_journal, read_journal
 from stillhouse.students import save_student
 
 __all__ = ["server", "task"]  # fixtures
@@ -163,6 +163,21 @@ def test_a_teachers_time_is_that_of_all_attempts(task: Task, tmp_path: Path) -> 
     spent = [record["us"] for record in iterate_journal(run / "label" / "replies.journal")]
     assert min(spent) > 0
     assert read(run, "judge/cost.json")["training"]["labelling_us"] == sum(spent)
+
+
+def test_labels_of_a_version_that_timed_no_chunks_are_named(task: Task, tmp_path: Path) -> None:
+    recipe = task("kind: local, model: small-model, answer: score")
+    run = tmp_path / "run"
+    run_recipe(recipe, folder=run, until="train")
+    path = run / "label" / "replies.journal"
+    records = [{k: v for k, v in one.items() if k != "us"} for one in iterate_journal(path)]
+    header = read_journal(path).header
+    path.unlink()
+    with Journal.open(path, header=header) as journal:
+        for record in records:
+            journal.append(record)
+    with pytest.raises(InputError, match=r"(?s)how long each chunk took.*remove the folder label/"):
+        run_recipe(recipe, folder=run)
 
 
 def judged(folder: Path, more: str = "") -> Any:

@@ -17,9 +17,9 @@ from tests.distill.run_orders import RECORDED
 from tests.distill.whitebox_task import LOCAL, write_whitebox_task
 
 from stillhouse.distill import Recipe, fitting, read_recipe, run_recipe
-from stillhouse.distill.run import Run
+from stillhouse.distill.run import Run, reading_us
 from stillhouse.distill.whitebox import work_over_plain
-from stillhouse.exchanges import InputError
+from stillhouse.exchanges import InputError, iterate_journal
 from stillhouse.teachers.local import LocalModel
 
 Task = Callable[..., Recipe]
@@ -66,9 +66,27 @@ def test_the_judgement_and_the_report_say_how_a_student_learned(task: Task, tmp_
     white, plain = (read(run, f"train/{name}/result.json") for name in ("seed-1", "plain"))
     again = Run(recipe, run)
     assert plain["steps"] == round(white["steps"] * work_over_plain(again, white)) > white["steps"]
+    spent = [record["us"] for record in iterate_journal(run / "label/replies.journal")]
+    assert reading_us(again) > 0
+    training = read(run, "judge/cost.json")["training"]
+    assert training["labelling_us"] == sum(spent) + reading_us(again), "reading is the teacher's"
     kept = sum(path.stat().st_size - 4096 for path in (run / "train/teacher").glob("*.cache"))
     # Replies are foreseen at their longest; those of an untrained model read as more tokens.
     assert again.plan["cache_bytes"] == pytest.approx(kept, rel=0.4)
+
+
+def test_the_teachers_reading_is_timed_over_all_attempts(task: Task, tmp_path: Path) -> None:
+    run, recipe = tmp_path / "run", task("{source: cache}")
+    run_recipe(recipe, folder=run, until="train")
+    first = reading_us(Run(recipe, run))
+    (run / "train/done.json").unlink()
+    (run / "train/teacher/validation.cache").unlink()  # as if killed before this one was begun
+    run_recipe(recipe, folder=run, until="train")
+    second = reading_us(Run(recipe, run))
+    assert second > first
+    (run / "train/done.json").unlink()
+    run_recipe(recipe, folder=run, until="train")
+    assert reading_us(Run(recipe, run)) == second, "caches that stand are opened, not read again"
 
 
 @pytest.mark.parametrize(

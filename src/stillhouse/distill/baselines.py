@@ -90,9 +90,15 @@ def absent_students(run: Run) -> dict[str, str]:
     why = {}
     if run.recipe.train.divergence is None:
         why["plain"] = "the student itself was trained on replies alone: it is this baseline"
-    if not run.recipe.judge.gold_student:
+    if not run.trains_gold:
         items = (*run.train_split.items, *run.splits.validation.items)
-        if any(item.gold is not None for item in items):
+        known = sum(item.gold is not None for item in items)
+        if known and run.recipe.judge.gold_student is None:
+            why["gold_trained"] = (
+                f"only {known:,} of {len(items):,} items have a gold answer; it learns from these"
+                " alone with judge.gold_student: true"
+            )
+        elif known:
             seconds = run.plan["seconds"]["train"] / run.recipe.seeds
             why["gold_trained"] = (
                 "judge.gold_student is false: it would take one more training, about"

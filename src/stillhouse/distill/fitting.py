@@ -275,7 +275,7 @@ def _fit_time(
     def seconds_for(items: int) -> dict[str, float]:
         batches = math.ceil(items / config.batch_size)
         steps = config.steps or math.ceil(batches * config.epochs)
-        trained = recipe.seeds + (1 if recipe.judge.gold_student else 0)
+        trained = recipe.seeds + (1 if run.trains_gold else 0)
         per_step = config.batch_size * tokens["student"] / speeds["train"][precision["train"]]
         reading = 0.0
         if config.divergence is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.distill.divergences import Head, check_packable
-from stillhouse.distill.run import ModelPlace, Run
+from stillhouse.distill.run import CACHES, ModelPlace, Run, add_reading
 from stillhouse.distill.states import bare
 from stillhouse.distill.teaching import LiveTeacher, Teacher, keep
 from stillhouse.exchanges import InputError
@@ -122,10 +123,9 @@ def open_teacher(
     student: Any,
     tokenizer: Any,
     sets: Mapping[SplitName, Examples],
-    folder: Path,
     progress: Callable[[SplitName, int, int], None],
 ) -> Teacher | None:
-    """The teacher that the recipe's loss asks for; `folder` keeps its cache, built or finished."""
+    """The teacher that the recipe's loss asks for, its cache built or finished where it has one."""
     config = run.recipe.train.divergence
     if config is None:
         return None
@@ -135,6 +135,16 @@ def open_teacher(
     ids = kept_ids(local.tokenizer, tokenizer) if trimmed else None
     if config.source == "live":
         return LiveTeacher(local, config, vocabulary, ids)
+    folder = run.folder / "train" / CACHES
+    begun = time.monotonic_ns()
+
+    def show(split: SplitName, done: int, total: int) -> None:
+        nonlocal begun
+        now = time.monotonic_ns()
+        add_reading(run, (now - begun) // 1000)
+        begun = now
+        progress(split, done, total)
+
     kept = keep(
         local,
         config,
@@ -143,7 +153,7 @@ def open_teacher(
         folder,
         template=str(tokenizer.chat_template),
         seed=run.recipe.seed,
-        progress=progress,
+        progress=show,
         kept=ids,
     )
     run.forget(small=True)  # it is not needed in memory any more

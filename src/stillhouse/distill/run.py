@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "validation", "test"]
 MOST_PARAMETERS_KEPT = 300_000_000
+CACHES = "teacher"  # what a teacher said once, in the folder of the trainings: all seeds read it
+READING = "reading.times"  # beside the caches: how long each piece of them took, in us
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -74,6 +76,16 @@ class Run:
         items = self.splits.train.items
         wanted = int(self.plan["train_items"])
         return TrainSplit(tuple(choose(items, wanted, self.recipe.seed)))
+
+    @cached_property
+    def trains_gold(self) -> bool:
+        """Whether a student of gold answers stands beside: unless said, where most have one."""
+        if self.recipe.judge.gold_student is not None:
+            return self.recipe.judge.gold_student
+        return all(
+            2 * sum(item.gold is not None for item in split.items) >= len(split.items) > 0
+            for split in (self.splits.train, self.splits.validation)
+        )
 
     def items(self, split: SplitName) -> tuple[Item, ...]:
         """The items of one split that this run uses."""
@@ -174,6 +186,18 @@ class Run:
                 place=str(path),
                 repair=f"delete {self.folder / stage} and run again",
             ) from error
+
+
+def add_reading(run: Run, us: int) -> None:
+    """Note that the teacher read replies for its cache that long: one write at the file's end."""
+    with (run.folder / "train" / CACHES / READING).open("a", encoding="ascii") as file:
+        file.write(f"{us}\n")
+
+
+def reading_us(run: Run) -> int:
+    """How long the teacher read replies for its cache, all attempts included; 0 without one."""
+    path = run.folder / "train" / CACHES / READING
+    return sum(map(int, path.read_text().split())) if path.exists() else 0
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -214,7 +214,7 @@ def _finish(folder: Path, name: str, inputs: dict[str, str], seconds: float) -> 
 
 def _is_scratch(relative: Path) -> bool:
     """What serves resuming is not a result of a stage."""
-    return relative.suffix in {".journal", ".pt"} or relative.name == STARTED
+    return relative.suffix in {".journal", ".pt", ".times"} or relative.name == STARTED
 
 
 def _changed(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> InputError:

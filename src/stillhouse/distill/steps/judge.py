@@ -13,7 +13,7 @@ from stillhouse.distill.baselines import absent_students, gold_baselines, trivia
 from stillhouse.distill.costing import not_measured, time_models, unconstrained
 from stillhouse.distill.parsing import build
 from stillhouse.distill.references import scores_references, with_references
-from stillhouse.distill.run import ModelPlace, Run, choose, write_json
+from stillhouse.distill.run import ModelPlace, Run, choose, reading_us, write_json
 from stillhouse.distill.steps.label import answered_by_one, labelling_us
 from stillhouse.distill.steps.train import PLAIN
 from stillhouse.parity import (
@@ -50,7 +50,7 @@ def run_judge(run: Run, folder: Path) -> None:
     for seed in seeds_of(run):
         _ask(run, folder / f"student-{seed}.jsonl", run.student(seed), dtype, items)
     _ask(run, folder / "untrained.jsonl", None, dtype, items)
-    if run.recipe.judge.gold_student:
+    if run.trains_gold:
         place = ModelPlace(run.folder / "train" / "gold" / "student")
         _ask(run, folder / "gold_trained.jsonl", place, dtype, items)
     if run.recipe.train.divergence is not None:
@@ -216,11 +216,15 @@ def measure_cost(run: Run, dtype: str) -> CostReport:
             if kind == "endpoint"
             else Price(nano_per_thousand=None, basis="unknown: recorded replies have no price"),
         )
-    taken_us = labelling_us(run)
+    asked_us, read_us = labelling_us(run), reading_us(run)
+    asked_nano = time_price(asked_us, hourly) if kind == "local" else label["spent_nano"]
+    read_nano = time_price(read_us, hourly) if read_us else 0
     training_us = round(1e6 * _mean_training_seconds(run))
     training = TrainingCost(
-        labelling_us=taken_us,
-        labelling_nano=time_price(taken_us, hourly) if kind == "local" else label["spent_nano"],
+        labelling_us=asked_us + read_us,
+        labelling_nano=(
+            None if asked_nano is None or read_nano is None else asked_nano + read_nano
+        ),
         teacher_tokens=label["tokens_in"] + label["tokens_out"],
         training_us=training_us,
         training_nano=time_price(training_us, hourly),

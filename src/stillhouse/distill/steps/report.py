@@ -12,10 +12,10 @@ import orjson
 
 from stillhouse.distill.curation import reasoning_in_words
 from stillhouse.distill.parsing import build
-from stillhouse.distill.run import Run
+from stillhouse.distill.run import CACHES, Run
 from stillhouse.distill.stages import remove_folder
 from stillhouse.distill.steps.judge import BASELINES, judge_sheets, seeds_of
-from stillhouse.distill.steps.train import CACHES, PLAIN
+from stillhouse.distill.steps.train import PLAIN
 from stillhouse.distill.surgery import parts_in_words
 from stillhouse.exchanges import replacing
 from stillhouse.parity import CostReport

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from stillhouse.distill.ranks import Ranks
 
 LAYER_PROMPTS = 48
-CACHES = "teacher"  # what a teacher said once, shared by all seeds
 PLAIN = "plain"  # the same student by plain training on replies, at equal compute
 NEVER = -1e4  # a log-probability whose exponential is 0.0
 
@@ -72,7 +71,7 @@ def trainings(run: Run) -> list[str]:
     names = [f"seed-{run.recipe.seed + number}" for number in range(run.recipe.seeds)]
     if run.recipe.train.divergence is not None:
         names.append(PLAIN)
-    return [*names, *(["gold"] if run.recipe.judge.gold_student else [])]
+    return [*names, *(["gold"] if run.trains_gold else [])]
 
 
 def train_one(run: Run, name: str, ranks: Ranks) -> None:
@@ -107,9 +106,7 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
             sets = prepare(
                 model, tokenizer, train_split, validation, targets, config, run.task.labels
             )
-            teacher = open_teacher(
-                run, model, tokenizer, sets, folder.parent / CACHES, show_reading
-            )
+            teacher = open_teacher(run, model, tokenizer, sets, show_reading)
             if teacher is not None and teacher.kept is not None:
                 model = open_tail(model)
         elif config.divergence is not None:
