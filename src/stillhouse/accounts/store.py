@@ -206,19 +206,19 @@ class Store:
 
         Once a day this also tidies up, so that nothing is kept past its time.
         """
-        days: dict[tuple[bytes, str], int] = {}
-        for sighting in batch:
-            for network in sighting.address.networks:
-                key = (prefix_digest(self.digests, network), sighting.account)
-                days[key] = max(days.get(key, 0), sighting.day)
-        values = [
-            {"prefix": prefix, "account": account, "first_day": day, "last_day": day}
-            for (prefix, account), day in sorted(days.items())
-        ]
-        for start in range(0, len(values), _ROWS_AT_ONCE):
+        # Rows are made for a part at a time: those of 60,000 sightings would take 60 MB at once.
+        for start in range(0, len(batch), _ROWS_AT_ONCE):
+            days: dict[tuple[bytes, str], int] = {}
+            for sighting in batch[start : start + _ROWS_AT_ONCE]:
+                for network in sighting.address.networks:
+                    key = (prefix_digest(self.digests, network), sighting.account)
+                    days[key] = max(days.get(key, 0), sighting.day)
+            values = [
+                {"prefix": prefix, "account": account, "first_day": day, "last_day": day}
+                for (prefix, account), day in sorted(days.items())
+            ]
             with database.writing(self.engine) as connection:
-                statement = _sighting_statement(connection.dialect.name)
-                connection.execute(statement, values[start : start + _ROWS_AT_ONCE])
+                connection.execute(_sighting_statement(connection.dialect.name), values)
         if self.clock() - self._tidied_us > DAY_US:
             self._tidied_us = self.clock()
             self.tidy()
