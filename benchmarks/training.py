@@ -32,6 +32,7 @@ TRL lies in a folder of its own, since nothing else needs it:
     python -m benchmarks.training --peers FOLDER                  about an hour on 2 quiet cores
     python -m benchmarks.training --peers FOLDER --cells 4        four more cells of it
     python -m benchmarks.training --peers FOLDER --smoke          3 steps each, no rows
+    python -m benchmarks.training --peers FOLDER --memory         peaks of 8 steps of 16 sequences
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ SHARES = (50, 95)
 PACKAGES = ("torch", "transformers", "stillhouse")
 COMMAND = "python -m benchmarks.training --peers FOLDER"  # wherever TRL lies
 RESAMPLES = 2_000
+MEMORY = {"steps": 7, "warm_up": 1, "batch": 16}  # of `--memory`
 
 
 def in_process(cell: Cell, models: Path, folder: Path, peers: Path | None) -> dict[str, Any]:
@@ -188,6 +190,25 @@ def figures(found: dict[str, Measured]) -> Iterator[tuple[Any, ...]]:
     yield ("packing_gain", *found["ours"].over(found["padded"]), "x", "ours, padded", 1.0)
 
 
+def memory(found: dict[int, dict[str, Measured]], batch: int) -> None:
+    """Rows of the peaks of one batch size, and of ours over the fastest peer's at the worse share.
+
+    Speeds of so few steps tell which peer is the fastest, and get no rows.
+    """
+    ratios = []
+    for share, contenders in found.items():
+        best = max(PEERS, key=lambda name: contenders[name].rate)
+        peak = contenders[best].peak_bytes
+        for name in (*OURS, *PEERS):
+            gib = contenders[name].peak_bytes / 2**30
+            _tell(f"peak_memory_{name}_batch_{batch}_reply_{share}",
+                  (gib, None, None, "GiB", PEERS[best], peak / 2**30),
+                  append=True, command=f"{COMMAND} --memory")  # fmt: skip
+        ratios.append((contenders["ours"].peak_bytes / peak, None, None, "x", PEERS[best], 1.0))
+    _tell(f"peak_memory_over_best_peer_batch_{batch}", max(ratios, key=lambda one: one[0]),
+          append=True, command=f"{COMMAND} --memory")  # fmt: skip
+
+
 def report(found: dict[int, dict[str, Measured]], *, append: bool) -> None:
     """Every figure at every share; of the goals' figures the worse of both shares as well."""
     at_shares: dict[str, list[tuple[Any, ...]]] = {}
@@ -205,13 +226,13 @@ def report(found: dict[int, dict[str, Measured]], *, append: bool) -> None:
         told.write()
 
 
-def _tell(figure: str, rest: Sequence[Any], *, append: bool) -> None:
+def _tell(figure: str, rest: Sequence[Any], *, append: bool, command: str = COMMAND) -> None:
     value, low, high, unit, peer, peer_value = rest
     if not append:
         print(f"{figure}: {value:.4g} [{low}, {high}] {unit}; {peer} {peer_value:.4g}", flush=True)
         return
     rows.append("training", figure, value, low=low, high=high, unit=unit, peer=peer,
-                peer_value=peer_value, packages=PACKAGES, command=COMMAND)  # fmt: skip
+                peer_value=peer_value, packages=PACKAGES, command=command)  # fmt: skip
 
 
 def main() -> None:
@@ -227,6 +248,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/training"))
     parser.add_argument("--models", type=Path, default=cache_folder() / "benchmark-training")
     parser.add_argument("--smoke", action="store_true", help="3 steps each, one round, no rows")
+    parser.add_argument("--memory", action="store_true", help="peaks at batches of 16 alone")
     parser.add_argument("--rows", action="store_true", help="rows from the committed steps alone")
     given = parser.parse_args()
     if given.rows:
@@ -237,6 +259,9 @@ def main() -> None:
     if given.smoke:
         settings, rounds = {"steps": 3, "warm_up": 1, "batch": given.batch}, 1
         folder = folder.with_name(f"{folder.name}-smoke")
+    if given.memory:
+        settings, rounds = MEMORY, 1
+        folder = folder.with_name(f"{folder.name}-memory")
     for one in (given.models, folder):
         one.mkdir(parents=True, exist_ok=True)
     prepare(given.models)
@@ -244,6 +269,8 @@ def main() -> None:
     new = 0
     for share in (given.share,) if given.share else SHARES:
         for cell in cells(share, rounds, settings):
+            if given.memory and cell.contender == "floor":
+                continue
             fresh = not (folder / f"{cell.name}.json").exists()
             if fresh and given.cells is not None and new >= given.cells:
                 return
@@ -255,6 +282,10 @@ def main() -> None:
                 print(f"{share} % reply, round {cell.round}: {cell.contender} {rate:.0f} tok/s, "
                       f"peak {seen['peak_bytes'] / 2**30:.2f} GiB", flush=True)  # fmt: skip
     append = not given.smoke and given.share is None
+    if given.memory:
+        write_steps(found, folder / "steps.tsv")
+        memory(read_steps(folder / "steps.tsv"), settings["batch"])
+        return
     steps = STEPS if append else folder / "steps.tsv"
     write_steps(found, steps)
     report(read_steps(steps), append=append)

@@ -87,3 +87,18 @@ def test_contenders_that_were_fed_other_batches_are_not_compared(tmp_path: Path)
 
 def test_a_digest_tells_ids_and_reply_starts_apart() -> None:
     assert len({digest([([1, 2, 3], 1)]), digest([([1, 2, 3], 2)]), digest([([1, 2, 4], 1)])}) == 3
+
+
+def test_peaks_of_a_batch_size_stand_beside_the_fastest_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.rows, "RESULTS", tmp_path)
+    small = seen(2.0) | {"peak_bytes": 2**28}
+    fast = seen(0.5) | {"peak_bytes": 2**30}
+    training.write_steps(study(ours=small, chunked=fast), tmp_path / "steps.tsv")
+    training.memory(training.read_steps(tmp_path / "steps.tsv"), 16)
+    found = training.rows.newest("training")
+    over = found["peak_memory_over_best_peer_batch_16"]
+    assert (over.value, over.peer) == (0.25, training.PEERS["chunked"])
+    assert found["peak_memory_ours_batch_16_reply_95"].peer_value == 1.0
+    assert over.command.endswith("--memory")

@@ -285,11 +285,13 @@ def _fit_time(
             per_step += config.batch_size * each if live else 0.0
             reading = 0.0 if live else (items + count["validation"]) * each
             trained += 1
+        # Those that are trained answer the test items, and the student before training.
+        answering = 1.0 + trained + 1.2 * (write == 1.0 and recipe.judge.writing)
         measured = math.ceil(steps / config.evaluate_every) * count["validation"]
         evaluating = measured * tokens["student"] / max(speeds["judge"].values())
         found = {
             "train": trained * (steps * per_step + evaluating) + reading,
-            "judge": (1.0 + recipe.seeds + 1.2 * (write == 1.0 and recipe.judge.writing))
+            "judge": answering
             * write
             * count["test"]
             * tokens["student"]

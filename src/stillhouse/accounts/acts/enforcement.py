@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -51,13 +52,13 @@ class Measures(Act):
     evidence: Evidence = Field(default=[])
     clauses: Clauses = Field(default=[])
 
+    @abc.abstractmethod
     def aim(self) -> tuple[Scope, str]:
         """Return scope and subject as given."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def asked_us(self) -> int | None:
         """Return the duration asked for; None leaves it to the escalation."""
-        raise NotImplementedError
 
     def why_second(self, desk: Desk) -> str | None:
         """Ask the rules, with who is behind the subject and what was done about them before."""
