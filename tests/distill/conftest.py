@@ -25,3 +25,22 @@ def undisturbed(
         found = worker.order("distill", recipe, "--run", run, steps=str(steps))
         assert found["code"] == 0, found["output"]
         yield Undisturbed(worker, recipe, run, [tuple(s) for s in json.loads(steps.read_text())])
+
+
+@pytest.fixture
+def cut_task(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], tmp_path: Path
+) -> Callable[..., Path]:
+    """Return a writer of a task whose recipe has the given keys of a student cut from a model."""
+
+    def write(student: str, *, layers: int = 3) -> Path:
+        folder = tmp_path / "task"
+        folder.mkdir()
+        path = write_task(folder, tiny_model(layers=layers), tiny_tokenizer(), teacher=RECORDED)
+        text = path.read_text()
+        old = "student: {start: small-model, layers: 1, choose: even}"
+        assert old in text
+        path.write_text(text.replace(old, f"student: {{start: small-model, {student}}}"))
+        return path
+
+    return write

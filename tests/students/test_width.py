@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.students.decoders import DECODERS, decoder
 
 from stillhouse.exchanges import InputError
 from stillhouse.students import (
+    AGGREGATIONS,
     Shape,
     Units,
     Widths,
@@ -25,6 +27,7 @@ from stillhouse.students import (
     measure_activations,
     save_student,
 )
+from stillhouse.students.activations import Aggregation
 
 IDS = torch.tensor([[1, 20, 33, 47, 5, 90], [3, 3, 7, 64, 65, 66]])
 TEXT = [[1, 20, 33, 47, 5], [3, 3, 7], [64, 65, 66, 67, 68, 69, 70]]
@@ -182,35 +185,69 @@ def watch(module: Any, key: tuple[int, str], kept: dict[tuple[int, str], torch.T
     module.register_forward_pre_hook(lambda _m, given: kept.__setitem__(key, given[0][0]))
 
 
+AGGREGATED: dict[Aggregation, Callable[[list[np.ndarray]], np.ndarray]] = {
+    "rms": lambda texts: np.sqrt((np.concatenate(texts) ** 2).mean(0)),
+    "mean": lambda texts: np.concatenate(texts).mean(0),
+    "rms_of_means": lambda texts: np.sqrt(np.mean([text.mean(0) ** 2 for text in texts], 0)),
+}
+
+
 @torch.no_grad()
-def test_scores_are_root_mean_squares_of_what_a_part_hands_on() -> None:
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_scores_aggregate_the_sizes_of_what_a_part_hands_on(aggregation: Aggregation) -> None:
     model = decoder("llama with biases")
     shape = Shape.of(model)
-    scores = measure_activations(model, TEXT, batch_size=2)
-    sums = np.zeros((shape.layers, shape.heads)), np.zeros((shape.layers, shape.feed_forward))
-    tokens = 0
+    scores = measure_activations(model, TEXT, aggregation=aggregation, batch_size=2)
+    sizes: dict[tuple[int, str], list[np.ndarray]] = defaultdict(list)
     for ids in TEXT:
         kept: dict[tuple[int, str], torch.Tensor] = {}
         for layer, block in enumerate(model.model.layers):
-            for name, module in (("o", block.self_attn.o_proj), ("d", block.mlp.down_proj)):
+            for name, module in (
+                ("heads", block.self_attn.o_proj),
+                ("neurons", block.mlp.down_proj),
+                ("q", block.self_attn.q_proj),
+                ("gate", block.mlp.gate_proj),
+            ):
                 watch(module, (layer, name), kept)
+        watch(model.lm_head, (shape.layers, "last"), kept)
         model(torch.tensor([ids]), use_cache=False)
-        tokens += len(ids)
         for layer, block in enumerate(model.model.layers):
-            for head in range(shape.heads):
-                part = slice(head * shape.head_size, (head + 1) * shape.head_size)
-                out = kept[layer, "o"][:, part] @ block.self_attn.o_proj.weight[:, part].T
-                sums[0][layer, head] += float(out.square().sum())
-            norms = block.mlp.down_proj.weight.square().sum(0)
-            sums[1][layer] += (kept[layer, "d"].square().sum(0) * norms).detach().numpy()
-    assert scores.tokens == tokens
-    np.testing.assert_allclose(scores.heads, np.sqrt(sums[0] / tokens), rtol=1e-4)
-    np.testing.assert_allclose(scores.neurons, np.sqrt(sums[1] / tokens), rtol=1e-4)
+            parts = kept[layer, "heads"].split(shape.head_size, -1)
+            outs = block.self_attn.o_proj.weight.split(shape.head_size, -1)
+            norms = [(part @ out.T).norm(dim=-1) for part, out in zip(parts, outs, strict=True)]
+            sizes[layer, "heads"].append(torch.stack(norms, -1).numpy())
+            outgoing = block.mlp.down_proj.weight.norm(dim=0)
+            sizes[layer, "neurons"].append((kept[layer, "neurons"].abs() * outgoing).numpy())
+        for key in [*kept]:
+            if key[1] in ("q", "gate", "last"):
+                sizes[key].append(kept[key].abs().numpy())
+    assert scores.tokens == sum(map(len, TEXT))
+    aggregate = AGGREGATED[aggregation]
+    for layer in range(shape.layers):
+        for name in ("heads", "neurons"):
+            found = getattr(scores, name)[layer]
+            np.testing.assert_allclose(found, aggregate(sizes[layer, name]), rtol=1e-4)
+    reads = [aggregate(found) for key, found in sizes.items() if key[1] in ("q", "gate", "last")]
+    assert len(reads) == 2 * shape.layers + 1
+    expected = np.mean(reads, 0) if aggregation == "mean" else np.sqrt(np.mean(np.square(reads), 0))
+    np.testing.assert_allclose(scores.channels, expected, rtol=1e-4)
 
 
-def test_scores_do_not_see_the_padding() -> None:
+def test_aggregations_differ_in_what_they_keep() -> None:
+    model = decoder("llama")
+    scores = [measure_activations(model, TEXT, aggregation=name) for name in AGGREGATIONS]
+    widths = Widths(heads=2, feed_forward=8, hidden=8)
+    kept = [choose_units(model, widths, one) for one in scores]
+    assert len({one.channels for one in kept}) > 1 or len({one.neurons for one in kept}) > 1
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_scores_do_not_see_the_padding(aggregation: Aggregation) -> None:
     model = decoder("gemma2")
-    together, alone = (measure_activations(model, TEXT, batch_size=size) for size in (3, 1))
+    together, alone = (
+        measure_activations(model, TEXT, aggregation=aggregation, batch_size=size)
+        for size in (3, 1)
+    )
     for name in ("heads", "neurons", "channels"):
         np.testing.assert_allclose(getattr(together, name), getattr(alone, name), rtol=1e-4)
 
@@ -279,6 +316,11 @@ def test_other_architectures_are_refused_by_name() -> None:
 def test_scores_need_text() -> None:
     with pytest.raises(InputError, match="training text"):
         measure_activations(decoder("llama"), [[]])
+
+
+def test_an_aggregation_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(InputError, match=r"(?s)by 'median'.*rms, mean, rms_of_means"):
+        measure_activations(decoder("llama"), TEXT, aggregation="median")  # type: ignore[arg-type]
 
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from stillhouse.distill.candidates import HELD_OUT, most_tries
 from stillhouse.distill.forecast import measure_speed, predict_memory
 from stillhouse.distill.precision import bf16_units, choose_dtype
 from stillhouse.distill.run import Run, choose
@@ -52,6 +53,12 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         notes += compare_tokenizers(teacher.tokenizer, start.tokenizer)
         notes += compare_heads(teacher, start)
     student = _cut_to_size(run, start)
+    tries = most_tries(run, int(start.model.config.num_hidden_layers))
+    if tries:
+        notes.append(
+            f"at most {tries} candidates are trained for {run.recipe.student.try_steps} steps each,"
+            " and the best of them is the student"
+        )
     teaching = teacher_of_distributions(run, student, start.tokenizer)
     items = choose(run.splits.train.items, PROBE_ITEMS, run.recipe.seed)
     run.progress.now("counting tokens")
@@ -79,7 +86,7 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         # Both are judged in one precision, or their speeds could not be compared.
         precision["judge"] = precision["teacher"]
     precision.setdefault("teacher", precision["judge"])
-    fitted = _fit_time(run, plan, tokens, speeds, precision)
+    fitted = _fit_time(run, plan, tokens, speeds, precision, tries)
     dtype = cast("Precision", precision["train"])
     reply_tokens = 4 if run.task.kind == "label" else run.recipe.teacher.max_tokens
     whole = longest + reply_tokens
@@ -122,7 +129,8 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
                 beside_bytes=beside,
             ),
         ),
-        "disk_bytes": (6 + 4 * run.recipe.seeds) * sum(p.numel() for p in student.parameters())
+        "disk_bytes": (6 + 4 * (run.recipe.seeds + tries))
+        * sum(p.numel() for p in student.parameters())
         + foreseen["cache_bytes"],
         "parameters": {
             "start": start.parameters,
@@ -266,6 +274,7 @@ def _fit_time(
     tokens: Mapping[str, float],
     speeds: Mapping[str, Mapping[str, float]],
     precision: Mapping[str, str],
+    tries: int,
 ) -> dict[str, Any]:
     """Seconds per stage, and the training items and steps that fit the minutes."""
     config, recipe = run.recipe.train, run.recipe
@@ -277,6 +286,8 @@ def _fit_time(
         steps = config.steps or math.ceil(batches * config.epochs)
         trained = recipe.seeds + (1 if run.trains_gold else 0)
         per_step = config.batch_size * tokens["student"] / speeds["train"][precision["train"]]
+        judged = tokens["student"] / max(speeds["judge"].values())
+        trying = tries * (recipe.student.try_steps * per_step + HELD_OUT * items * judged)
         reading = 0.0
         if config.divergence is not None:
             # The teacher reads every batch, or each reply once; plain training takes as long again.
@@ -288,9 +299,9 @@ def _fit_time(
         # Those that are trained answer the test items, and the student before training.
         answering = 1.0 + trained + 1.2 * (write == 1.0 and recipe.judge.writing)
         measured = math.ceil(steps / config.evaluate_every) * count["validation"]
-        evaluating = measured * tokens["student"] / max(speeds["judge"].values())
+        evaluating = measured * judged
         found = {
-            "train": trained * (steps * per_step + evaluating) + reading,
+            "train": trained * (steps * per_step + evaluating) + reading + trying,
             "judge": answering
             * write
             * count["test"]

@@ -148,14 +148,29 @@ class StudentSpec:
         "data",
     )
     try_steps: int = key(
-        "choose: data: train every choice of layers this many steps on the training items and "
-        "keep the one with the least validation loss; 0: go by the distribution before training",
+        "train candidates this many steps on training items and keep the one with the least loss "
+        "on others: each choice of layers (choose: data), then each way to score heads, "
+        "feed-forward and hidden (where cut); 0: go by what was measured before training",
         0,
     )
     cut: CutSpec = key(
         "widths and vocabulary to keep, chosen from training prompts and replies", CutSpec
     )
     lora_rank: int | None = key("train a low-rank adapter of this rank, merged at the end", None)
+
+    def __post_init__(self) -> None:
+        if self.try_steps < 0:
+            raise InputError(
+                f"student.try_steps is {self.try_steps}; it must not be negative",
+                repair="0 trains no candidates",
+            )
+        layers = self.layers is not None and self.choose == "data"
+        if self.try_steps and not layers and not self.cut.narrows:
+            raise InputError(
+                "student.try_steps ranks candidates, and this student has only one",
+                repair="leave it out, or set student.layers with choose: data, or heads, kv_heads,"
+                " feed_forward or hidden in student.cut",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A student cut by a recipe: which parts it keeps, chosen once, and built from that by every stage.
+"""A student cut by a recipe: how much it keeps, built by every stage from the parts once chosen.
 
 Nothing here needs torch to be imported: the keys of `student.cut` are part of the recipe.
 """
@@ -6,9 +6,7 @@ Nothing here needs torch to be imported: the keys of `student.cut` are part of t
 from __future__ import annotations
 
 import copy
-import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,13 +14,13 @@ import orjson
 from stillhouse.exchanges import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from stillhouse.distill.run import Run
+    from stillhouse.students import Widths
 
 LAYERS = "layers.json"
 PARTS = "parts.json"  # written last: what stands in it is not chosen again
-TRIES = "tries"
 SCORED_EXAMPLES = 256  # training examples that the parts' scores are measured on
 
 
@@ -54,6 +52,17 @@ class CutSpec:
             for name in ("heads", "kv_heads", "feed_forward", "hidden")
         )
 
+    def widths(self) -> Widths:
+        """The same without the vocabulary."""
+        from stillhouse.students import Widths
+
+        return Widths(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            feed_forward=self.feed_forward,
+            hidden=self.hidden,
+        )
+
 
 def shaped(run: Run, start: Any) -> Any:
     """Return a model of the student's widths and vocabulary, with all layers: for the plan alone.
@@ -64,7 +73,6 @@ def shaped(run: Run, start: Any) -> Any:
     from stillhouse.students import (
         Shape,
         Units,
-        Widths,
         choose_vocabulary,
         cut_vocabulary,
         cut_width,
@@ -82,9 +90,7 @@ def shaped(run: Run, start: Any) -> Any:
     if not spec.narrows:
         return model
     shape = Shape.of(model)
-    left = Widths(
-        heads=spec.heads, kv_heads=spec.kv_heads, feed_forward=spec.feed_forward, hidden=spec.hidden
-    ).of(shape)
+    left = spec.widths().of(shape)
     group, share = shape.heads // shape.kv_heads, left.heads // left.kv_heads
     kv_heads = tuple(range(left.kv_heads))
     return cut_width(
@@ -118,161 +124,32 @@ def _check_tail(run: Run) -> None:
         )
 
 
-def choose_parts(run: Run, folder: Path, choose_layers: Callable[[Run], dict[str, Any]]) -> None:
-    """Write `layers.json` and `parts.json`, from training prompts and replies only; once.
-
-    With `student.try_steps`, every choice of layers is trained that long and the one with the
-    least validation loss is kept: rankings flip in training.
-    """
-    from stillhouse.distill.run import write_json
-
-    if not (folder / PARTS).exists():
-        layers, parts = choose_layers(run), _units_and_vocabulary(run)
-        tried = _try_layers(run, folder, layers, parts)
-        if tried:
-            best = min(tried, key=lambda one: one["validation_loss"])
-            layers = {**layers, "layers": best["layers"], "rule": best["rule"]}
-        write_json(folder / LAYERS, layers)
-        write_json(folder / PARTS, {**parts, "tried": tried})
-    remove_tries(folder)
-
-
-def remove_tries(folder: Path) -> None:
-    """Delete the weights of what was tried: their losses are in `parts.json`."""
-    from stillhouse.distill.stages import remove_folder
-
-    remove_folder(folder / TRIES)
-
-
 def build_cut(run: Run, start: Any) -> tuple[Any, Any]:
     """Return the student before any training and before any adapter, and its tokenizer."""
     layers, parts = run.read("train", LAYERS)["layers"], run.read("train", PARTS)
-    return _build(start, layers, parts)
+    return trim(cut(start.model, layers, parts["units"]), start.tokenizer, parts["vocabulary"])
 
 
-def _build(start: Any, layers: Sequence[int] | None, parts: dict[str, Any]) -> tuple[Any, Any]:
-    from stillhouse.students import (
-        Units,
-        Vocabulary,
-        cut_depth,
-        cut_vocabulary,
-        cut_width,
-        trim_tokenizer,
-    )
+def cut(whole: Any, layers: Sequence[int] | None, units: dict[str, Any] | None) -> Any:
+    """Return a model of its own with these parts of `whole`, as JSON has them; None keeps all."""
+    from stillhouse.students import Units, cut_depth, cut_width
 
-    model, tokenizer = start.model, start.tokenizer
-    if parts["units"] is not None:
-        units = {name: _tuples(value) for name, value in parts["units"].items()}
-        model = cut_width(model, Units(**units))
+    model = whole
+    if units is not None:
+        model = cut_width(model, Units(**{name: _tuples(value) for name, value in units.items()}))
     if layers is not None:
         model = cut_depth(model, layers)
-    if parts["vocabulary"] is not None:
-        vocabulary = Vocabulary(
-            **{**parts["vocabulary"], "kept": tuple(parts["vocabulary"]["kept"])}
-        )
-        model, tokenizer = cut_vocabulary(model, vocabulary), trim_tokenizer(tokenizer, vocabulary)
-    return (copy.deepcopy(model) if model is start.model else model), tokenizer
+    return copy.deepcopy(model) if model is whole else model
 
 
-def _units_and_vocabulary(run: Run) -> dict[str, Any]:
-    """What is kept of widths and vocabulary, as plain values; None keeps all."""
-    from stillhouse.students import (
-        Widths,
-        choose_units,
-        choose_vocabulary,
-        measure_activations,
-    )
+def trim(model: Any, tokenizer: Any, vocabulary: dict[str, Any] | None) -> tuple[Any, Any]:
+    """Return model and tokenizer with the kept tokens alone; both as they are for None."""
+    from stillhouse.students import Vocabulary, cut_vocabulary, trim_tokenizer
 
-    spec = run.recipe.student.cut
-    units = vocabulary = None
-    if spec.narrows or spec.vocabulary is not None:
-        start = run.load(run.student_place, "float32")
-        sequences = _training_ids(run, start)
-        if spec.narrows:
-            widths = Widths(
-                heads=spec.heads,
-                kv_heads=spec.kv_heads,
-                feed_forward=spec.feed_forward,
-                hidden=spec.hidden,
-            )
-            scores = measure_activations(start.model, sequences[:SCORED_EXAMPLES])
-            units = dataclasses.asdict(choose_units(start.model, widths, scores))
-        if spec.vocabulary is not None:
-            kept = choose_vocabulary(start.model, start.tokenizer, sequences, spec.vocabulary)
-            vocabulary = dataclasses.asdict(kept)
-    return {"units": units, "vocabulary": vocabulary}
-
-
-def _training_ids(run: Run, start: Any) -> list[tuple[int, ...]]:
-    """Prompts with their replies, as the student's start reads them; training items alone."""
-    from stillhouse.distill.examples import build_examples
-    from stillhouse.distill.steps.curate import read_targets
-
-    train, _, targets = read_targets(run)
-    found = build_examples(
-        train.items,
-        targets,
-        start.template,
-        window=start.window,
-        overlong="skip",
-        cut_replies=run.recipe.train.cut_replies,
-    )
-    return [example.ids for example in found.examples]
-
-
-def _try_layers(
-    run: Run, folder: Path, choice: dict[str, Any], parts: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Train each choice of layers for `student.try_steps`; each resumes where a kill left it."""
-    from stillhouse.distill.steps.curate import read_targets
-    from stillhouse.distill.training import train
-    from stillhouse.students import add_adapter
-
-    steps, candidates = run.recipe.student.try_steps, choice.get("candidates")
-    if not steps or candidates is None or run.recipe.student.choose != "data":
-        return []
-    start = run.load(run.student_place, "float32")
-    train_split, validation, targets = read_targets(run)
-    config = dataclasses.replace(
-        run.recipe.train,
-        steps=steps,
-        dtype=run.plan["precision"]["train"],
-        evaluate_every=steps,
-        patience=None,
-        divergence=None,
-        processes=1,
-    )
-    tried: list[dict[str, Any]] = []
-    for rule, layers in candidates.items():
-        if any(one["layers"] == list(layers) for one in tried):
-            continue  # two rules that name the same layers
-        model, tokenizer = _build(start, layers, parts)
-        if run.recipe.student.lora_rank is not None:
-            model = add_adapter(model, rank=run.recipe.student.lora_rank, seed=run.recipe.seed)
-        result = train(
-            model,
-            tokenizer,
-            train_split,
-            validation,
-            targets,
-            config,
-            folder / TRIES / rule,
-            lambda seen, rule=rule: run.progress.advance(  # type: ignore[misc]
-                f"trying {rule}", seen.step, seen.steps, {"loss": f"{seen.loss:.3f}"}
-            ),
-            seed=run.recipe.seed,
-            labels=run.task.labels,
-        )
-        tried.append(
-            {
-                "rule": rule,
-                "layers": list(layers),
-                "divergence": choice["divergence"][rule],
-                "validation_loss": result.best_validation_loss,
-                "steps": steps,
-            }
-        )
-    return tried
+    if vocabulary is None:
+        return model, tokenizer
+    kept = Vocabulary(**{**vocabulary, "kept": tuple(vocabulary["kept"])})
+    return cut_vocabulary(model, kept), trim_tokenizer(tokenizer, kept)
 
 
 def parts_in_words(run: Run) -> dict[str, str]:
@@ -286,22 +163,22 @@ def parts_in_words(run: Run) -> dict[str, str]:
         units = parts["units"]
         facts["kept of each layer"] = (
             f"{len(units['heads'][0])} heads on {len(units['kv_heads'][0])} key-value heads,"
-            f" {len(units['neurons'][0]):,} neurons; {len(units['channels']):,} hidden channels"
+            f" {len(units['neurons'][0]):,} neurons; {len(units['channels']):,} hidden channels;"
+            f" scored by {parts['aggregation']}"
         )
     if parts["vocabulary"] is not None:
         facts |= _lengths(run, parts["vocabulary"])
-    if parts["tried"]:
-        before, after = (
-            ", ".join(f"{one['rule']} {one[key]:.3f}" for one in sorted(tried, key=_by(key)))
-            for tried, key in ((parts["tried"], "divergence"), (parts["tried"], "validation_loss"))
-        )
-        facts["layer choices before training (KL to the teacher, nats)"] = before
-        facts[f"layer choices after {parts['tried'][0]['steps']} steps (validation loss)"] = after
+    tried: list[dict[str, Any]] = parts["tried"]
+    if tried:
+        titles = {
+            "divergence": "choices of parts before training (KL to the teacher, nats)",
+            "loss": f"choices of parts after {tried[0]['steps']} steps (loss on held-out training"
+            " items)",
+        }
+        for key, title in titles.items():
+            ranked = sorted((one[key], one["candidate"]) for one in tried)
+            facts[title] = ", ".join(f"{name} {figure:.3f}" for figure, name in ranked)
     return facts
-
-
-def _by(key: str) -> Callable[[dict[str, Any]], float]:
-    return lambda one: float(one[key])
 
 
 def _lengths(run: Run, vocabulary: dict[str, Any]) -> dict[str, str]:

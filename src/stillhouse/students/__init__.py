@@ -10,18 +10,26 @@ Refused here: folders that hold adapters only plain PEFT can read, folders that 
 cuts that another program would load with its layers in the wrong places, and code from a folder.
 """
 
-from stillhouse.students.activations import Activations, measure_activations
+from stillhouse.students.activations import AGGREGATIONS, Activations, measure_activations
 from stillhouse.students.adapters import add_adapter, merged
 from stillhouse.students.depth import cut_depth
 from stillhouse.students.embedding import close_tail, cut_vocabulary, open_tail
 from stillhouse.students.folder import load_student, save_student
-from stillhouse.students.layers import LayerChoice, block_influence, choose_layers
+from stillhouse.students.layers import (
+    LAYER_RULES,
+    LayerChoice,
+    block_influence,
+    choose_layers,
+    next_token_divergence,
+)
 from stillhouse.students.lengths import Lengths, measure_lengths
 from stillhouse.students.shape import Shape
 from stillhouse.students.vocabulary import Vocabulary, choose_vocabulary, trim_tokenizer
 from stillhouse.students.width import Units, Widths, choose_units, cut_width
 
 __all__ = [
+    "AGGREGATIONS",
+    "LAYER_RULES",
     "Activations",
     "LayerChoice",
     "Lengths",
@@ -42,6 +50,7 @@ __all__ = [
     "measure_activations",
     "measure_lengths",
     "merged",
+    "next_token_divergence",
     "open_tail",
     "save_student",
     "trim_tokenizer",

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LAYER_RULES = ("even", "head", "first", "influence")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerChoice:
     """The blocks to keep, the rule that named them, and what every rule scored (lower is better).
@@ -57,11 +60,10 @@ def choose_layers(
     influence = block_influence(model, prompts, batch_size=batch_size)
     teacher_NV = _next_logprobs(model, prompts, batch_size)
     candidates = _candidates(n_layers, depth, influence)
-    divergence = {}
-    for rule, layers in candidates.items():
-        student_NV = _next_logprobs(cut_depth(model, layers), prompts, batch_size)
-        kl_N = (teacher_NV.exp() * (teacher_NV - student_NV)).sum(-1)
-        divergence[rule] = float(kl_N.mean())
+    divergence = {
+        rule: _mean_kl(teacher_NV, _next_logprobs(cut_depth(model, layers), prompts, batch_size))
+        for rule, layers in candidates.items()
+    }
     best = min(candidates, key=lambda rule: divergence[rule])
     return LayerChoice(
         layers=candidates[best],
@@ -69,6 +71,18 @@ def choose_layers(
         divergence=divergence,
         candidates=candidates,
         influence=tuple(float(value) for value in influence),
+    )
+
+
+def next_token_divergence(
+    teacher: Any, student: Any, prompts: Sequence[Sequence[int]], *, batch_size: int = 16
+) -> float:
+    """Return the mean KL(teacher || student) in nats at the first token of the reply.
+
+    `prompts` are token ids of training prompts. Both models have the same vocabulary.
+    """
+    return _mean_kl(
+        _next_logprobs(teacher, prompts, batch_size), _next_logprobs(student, prompts, batch_size)
     )
 
 
@@ -111,12 +125,15 @@ def _candidates(
     ranked = influence.copy()
     ranked[[0, depth - 1]] = np.inf
     strongest = np.sort(np.argsort(-ranked, kind="stable")[:n_layers])
+    choices = (even, (*range(n_layers - 1), depth - 1), range(n_layers), strongest)
     return {
-        "even": tuple(int(layer) for layer in even),
-        "head": (*range(n_layers - 1), depth - 1),
-        "first": tuple(range(n_layers)),
-        "influence": tuple(int(layer) for layer in strongest),
+        rule: tuple(int(layer) for layer in layers)
+        for rule, layers in zip(LAYER_RULES, choices, strict=True)
     }
+
+
+def _mean_kl(teacher_NV: torch.Tensor, student_NV: torch.Tensor) -> float:
+    return float((teacher_NV.exp() * (teacher_NV - student_NV)).sum(-1).mean())
 
 
 @torch.no_grad()

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillhouse.distill.candidates import choose_parts
 from stillhouse.distill.disk import disk_errors
 from stillhouse.distill.examples import Target
-from stillhouse.distill.run import Run, choose
+from stillhouse.distill.run import Run
 from stillhouse.distill.steps.curate import read_targets
-from stillhouse.distill.surgery import build_cut, choose_parts
+from stillhouse.distill.surgery import build_cut
 from stillhouse.distill.training import TrainProgress, train
 from stillhouse.exchanges import InputError
 from stillhouse.parity import TrainSplit, ValidationSplit
@@ -21,7 +22,6 @@ from stillhouse.parity import TrainSplit, ValidationSplit
 if TYPE_CHECKING:
     from stillhouse.distill.ranks import Ranks
 
-LAYER_PROMPTS = 48
 PLAIN = "plain"  # the same student by plain training on replies, at equal compute
 NEVER = -1e4  # a log-probability whose exponential is 0.0
 
@@ -33,7 +33,7 @@ def run_train(run: Run, folder: Path) -> None:
     """
     from stillhouse.distill.ranks import started
 
-    choose_parts(run, folder, choose_student_layers)
+    choose_parts(run, folder)
     config = run.recipe.train
     with contextlib.ExitStack() as stack:
         ranks = run.ranks or stack.enter_context(
@@ -161,28 +161,6 @@ def build_student(run: Run, dtype: str = "float32") -> tuple[Any, Any]:
     if rank is not None:
         model = add_adapter(model, rank=rank, seed=run.recipe.seed)
     return model, tokenizer
-
-
-def choose_student_layers(run: Run) -> dict[str, Any]:
-    """Which layers the student keeps, and what each rule scored; `layers` None keeps all."""
-    from stillhouse.students import choose_layers
-
-    spec = run.recipe.student
-    start = run.load(run.student_place, "float32")
-    depth = int(start.model.config.num_hidden_layers)
-    if spec.layers is None or spec.layers == depth:
-        return {"layers": None, "rule": "all"}
-    if spec.choose == "first":
-        return {"layers": list(range(spec.layers)), "rule": "first"}
-    prompts = [
-        start.template.encode(start.template.prompt(item.messages, f"item {item.id}"))
-        for item in choose(run.train_split.items, LAYER_PROMPTS, run.recipe.seed)
-    ]
-    choice = choose_layers(start.model, spec.layers, prompts)
-    if spec.choose == "data":
-        return dataclasses.asdict(choice)
-    return {**dataclasses.asdict(choice), "layers": choice.candidates[spec.choose],
-            "rule": spec.choose}  # fmt: skip
 
 
 def _steps(run: Run) -> dict[str, Any]:
