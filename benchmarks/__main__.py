@@ -32,13 +32,9 @@ def main() -> None:
         goals = list(csv.DictReader(file))
     for goal in goals:
         row = rows.newest(goal["benchmark"]).get(goal["figure"])
-        seen = "-" if row is None else f"{row.value:.4g}"
-        interval = "" if row is None or row.low is None else f" [{row.low:.4g}, {row.high:.4g}]"
+        seen = "-" if row is None else row.in_words()
         name = f"{goal['benchmark']}.{goal['figure']}"
-        print(
-            f"{name:52} {goal['goal']:>8} {goal['unit']:11} {seen}{interval}: "
-            f"{verdict(goal['goal'], row)}"
-        )
+        print(f"{name:52} {goal['goal']:>8} {goal['unit']:11} {seen}: {verdict(goal['goal'], row)}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,15 @@ class Row:
     peer_value: float | None
     command: str
 
+    def in_words(self) -> str:
+        """The value with its interval, in four digits, or up to six that tell its ends apart."""
+        ends = () if self.low is None and self.high is None else (self.low, self.high)
+        known = {end for end in (self.value, *ends) if end is not None}
+        apart = (n for n in (4, 5) if len({f"{x:.{n}g}" for x in known}) == len(known))
+        digits = next(apart, 6)
+        value, *said = ("" if x is None else f"{x:.{digits}g}" for x in (self.value, *ends))
+        return f"{value} [{', '.join(said)}]" if said else value
+
 
 COLUMNS = tuple(field.name for field in fields(Row))
 
@@ -112,9 +121,8 @@ def append(
         writer.writerow(
             "" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in values
         )
-    interval = "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
     beside = f"; {peer} {peer_value:.4g}" if peer_value is not None else ""
-    print(f"{name}.{figure}: {value:.4g}{interval} {unit}{beside}", flush=True)
+    print(f"{name}.{figure}: {row.in_words()} {unit}{beside}", flush=True)
     return row
 
 

@@ -20,7 +20,7 @@ def section() -> str:
         for figure, row in sorted(rows.newest(name).items()):
             if f"| `{figure}` |" not in goals:
                 beside = "" if row.peer_value is None else f"{row.peer}: {row.peer_value:.4g}"
-                lines.append(f"| `{name}.{figure}` | {told.seen(row)} {row.unit} | {beside} |")
+                lines.append(f"| `{name}.{figure}` | {row.in_words()} {row.unit} | {beside} |")
     return goals + ("\n".join(lines) + "\n" if len(lines) > 3 else "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_every_row_has_the_columns_and_its_command(path: Path) -> None:
     found = rows.newest(path.stem)
     assert found, "a file of results without a row"
     assert all(row.command and row.commit and row.machine for row in found.values())
+
+
+def test_digits_are_added_where_the_ends_of_an_interval_would_look_alike() -> None:
+    row = next(iter(rows.newest("cache").values()))
+    near = dataclasses.replace(row, value=1.00014, low=1.00008, high=1.0002)
+    assert near.in_words() == "1.00014 [1.00008, 1.0002]"
+    assert dataclasses.replace(near, low=0.5, high=None).in_words() == "1 [0.5, ]"
+    assert dataclasses.replace(near, low=None, high=None).in_words() == "1"
 
 
 def test_the_goals_are_never_weakened() -> None:

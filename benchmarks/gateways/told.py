@@ -27,21 +27,13 @@ def section(benchmarks: tuple[str, ...] = ("gateway",)) -> str:
             unit = "" if goal["unit"] == "count" else f" {goal['unit']}"
             measured, command = "", ""
             if row is not None:
-                measured = f"{seen(row)}{unit}"
+                measured = f"{row.in_words()}{unit}"
                 command = f"`{row.command.removeprefix('python -m benchmarks.')}`"
             judged = verdict(goal["goal"], row).replace("missed: no row", "not measured")
             lines.append(
                 f"| `{goal['figure']}` | {goal['goal']}{unit} | {measured} | {judged} | {command} |"
             )
     return "\n".join(lines) + "\n"
-
-
-def seen(row: rows.Row) -> str:
-    """Return a row's value and its interval."""
-    if row.low is None and row.high is None:
-        return f"{row.value:.4g}"
-    low, high = ("" if end is None else f"{end:.4g}" for end in (row.low, row.high))
-    return f"{row.value:.4g} [{low}, {high}]"
 
 
 def write(path: Path = PAGE, table: str | None = None) -> None:
