@@ -42,7 +42,7 @@ def dates_of(text: str) -> list[Reading]:
 
 
 def example_of(text: str, reply: dict[str, Any] | None = None) -> Example:
-    readings: dict[str, list[Reading]] = {**read_all(text)}
+    readings = {str(kind): found for kind, found in read_all(text).items()}
     count = len(text)
     pieces = Pieces((1,) * (count + 2), (0,) * (count + 2), (-1, *range(count), count))
     return Example(text, pieces, readings, reply)
