@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stillhouse.exchanges import InputError, storage
 from stillhouse.students import extraction
@@ -169,6 +170,15 @@ def test_a_kept_student_answers_as_before(encoder: Path, tmp_path: Path) -> None
         extraction.save_extractor(model, encoder / "tokenizer.json", tmp_path / "student")
     with pytest.raises(InputError, match="no extracting student"):
         extraction.load_extractor(tmp_path / "nothing")
+    heads = tmp_path / "student" / "heads.safetensors"
+    kept = load_file(str(heads))
+    for changed in (
+        {n: w for n, w in kept.items() if n != "gaps"},
+        kept | {"old": kept["gaps"].clone()},
+    ):
+        save_file(changed, str(heads))
+        with pytest.raises(InputError, match=r"(?s)other heads.*train it again"):
+            extraction.load_extractor(tmp_path / "student")
 
 
 def test_answers_do_not_depend_on_the_other_documents_of_a_batch(encoder: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from stillhouse.students.extraction.fields import days_later
-from stillhouse.students.extraction.model import Batch
+from stillhouse.students.extraction.model import ORDER, Batch
+from stillhouse.students.extraction.orders import ORDERS, in_order, known_order
 from stillhouse.students.extraction.pieces import Cutter, Pieces, longest
 from stillhouse.students.extraction.readings import Reading, read_all, same
 
@@ -42,30 +43,35 @@ def prepare_example(text: str, reply: Reply | None, cutter: Cutter) -> Example:
 
 
 def make_batch(examples: Sequence[Example], fields: Sequence[Field]) -> Batch:
-    """Tensors of some examples; see `Batch`."""
+    """Tensors of some examples; see `Batch`.
+
+    With replies, all-number dates have the readings of the document's order only, where the reply
+    or the calendar says which that is: pointers learn the place, another head learns the order.
+    """
+    orders = [known_order(one.readings["date"], one.reply or {}) for one in examples]
+    known = all(one.reply is not None for one in examples)
+    if known:
+        examples = [_settled(one, order) for one, order in zip(examples, orders, strict=True)]
     wide = longest([one.pieces for one in examples])
     kinds = ("text", "number", "date", "days")
     numbers = {
         kind: [
-            [
-                (one.pieces.at(r.start), one.pieces.at(r.end - 1), r.order)
-                for r in one.readings[kind]
-            ]
+            [(one.pieces.at(r.start), one.pieces.at(r.end - 1)) for r in one.readings[kind]]
             for one in examples
         ]
         for kind in kinds
     }
     columns = {kind: _padded(rows) for kind, rows in numbers.items()}
-    known = all(one.reply is not None for one in examples)
+    targets = {f.name: _target(examples, f, columns) for f in fields} if known else {}
+    targets |= {ORDER: torch.tensor([ORDERS.index(o) if o else -1 for o in orders])}
     return Batch(
         ids=_ints([one.pieces.ids for one in examples], wide),
         shapes=_ints([one.pieces.shapes for one in examples], wide),
         here=_ints([[1] * len(one.pieces.ids) for one in examples], wide),
         starts={kind: columns[kind][:, :, 0] for kind in kinds},
         ends={kind: columns[kind][:, :, 1] for kind in kinds},
-        orders={kind: columns[kind][:, :, 2] for kind in kinds},
         real={kind: columns[kind][:, :, 0] > 0 for kind in kinds},
-        targets={f.name: _target(examples, f, columns) for f in fields} if known else {},
+        targets=targets,
     )
 
 
@@ -94,6 +100,13 @@ def right_options(options: Sequence[Reading | None], field: Field, reply: Reply)
     return stated or right
 
 
+def _settled(example: Example, order: int) -> Example:
+    if not order:
+        return example
+    dates = in_order(example.readings["date"], order)
+    return replace(example, readings={**example.readings, "date": dates})
+
+
 def _target(examples: Sequence[Example], field: Field, columns: Mapping[str, Tensor]) -> Tensor:
     replies = [one.reply or {} for one in examples]
     if field.kind == "choice":
@@ -110,9 +123,9 @@ def _target(examples: Sequence[Example], field: Field, columns: Mapping[str, Ten
     return target
 
 
-def _padded(rows: list[list[tuple[int, int, int]]]) -> Tensor:
+def _padded(rows: list[list[tuple[int, int]]]) -> Tensor:
     wide = max(1, max(len(row) for row in rows))
-    return torch.tensor([[*row, *[(0, 0, 0)] * (wide - len(row))] for row in rows])
+    return torch.tensor([[*row, *[(0, 0)] * (wide - len(row))] for row in rows])
 
 
 def _ints(rows: Sequence[Sequence[int]], wide: int) -> Tensor:

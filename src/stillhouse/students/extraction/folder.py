@@ -57,7 +57,8 @@ def save_extractor(model: Extractor, tokenizer_file: Path, folder: Path) -> None
 
 
 def load_extractor(folder: Path) -> tuple[Extractor, Cutter]:
-    """The student of a folder, ready to answer. Raises `InputError` when there is none."""
+    """The student of a folder, ready to answer. Raises `InputError` when there is none,
+    or one with other heads."""
     from safetensors.torch import load_file
 
     if not (folder / FIELDS).is_file():
@@ -65,7 +66,13 @@ def load_extractor(folder: Path) -> tuple[Extractor, Cutter]:
     rows = orjson.loads((folder / FIELDS).read_bytes())
     fields = [Field(**{**row, "choices": tuple(row["choices"])}) for row in rows]
     model = new_extractor(folder / ENCODER, fields)
-    model.load_state_dict(load_file(str(folder / HEADS)), strict=False)
+    missing, unknown = model.load_state_dict(load_file(str(folder / HEADS)), strict=False)
+    if unknown or any(not name.startswith("encoder.") for name in missing):
+        raise InputError(
+            "this student has other heads than this version reads",
+            place=str(folder),
+            repair="train it again, or read it with the version that kept it",
+        )
     return model.eval(), read_cutter(folder / TOKENIZER)
 
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from stillhouse.students.extraction.orders import ORDERS, gap_histogram, gap_index
 from stillhouse.students.extraction.pieces import SHAPES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stillhouse.students.extraction.fields import Field
 
+ORDER = "(order of day and month)"  # beside the fields in scores and targets
 _FAR = -1e4  # a score that no pointer reaches
 
 
@@ -22,10 +24,10 @@ _FAR = -1e4  # a score that no pointer reaches
 class Batch:
     """Documents as tensors. B documents, T pieces, C_kind readings of each kind (padded).
 
-    `ids`, `shapes`, `here` (1 for a real piece): (B, T). Per kind: `starts`, `ends`, `orders`
-    and `real`, all (B, C_kind). `targets` per pointed field: (B, O) over its options, which are
+    `ids`, `shapes`, `here` (1 for a real piece): (B, T). Per kind: `starts`, `ends` and `real`,
+    all (B, C_kind). `targets` per pointed field: (B, O) over its options, which are
     null (always the first), the readings of its kind, and the counts of days if it takes them;
-    per choice field: (B,) with -1 for none.
+    per choice field, and for ORDER: (B,) with -1 for none.
     """
 
     ids: Tensor
@@ -33,7 +35,6 @@ class Batch:
     here: Tensor
     starts: Mapping[str, Tensor]
     ends: Mapping[str, Tensor]
-    orders: Mapping[str, Tensor]
     real: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
 
@@ -43,7 +44,8 @@ class Extractor(nn.Module):
 
     A pointed field's options are scored as start + end of linear pointers; an absent value
     is one learned number, so that only the document's own evidence can outdo it. A choice's score
-    is the log-sum over pieces. An all-number date adds the score of its order of day and month.
+    is the log-sum over pieces, and so is that of the document's order of day and month. `gaps`:
+    per field counted in days, log-probabilities of its gaps (`gap_histogram`), even at first.
     """
 
     def __init__(self, encoder: nn.Module, width: int, fields: Sequence[Field]) -> None:
@@ -60,40 +62,53 @@ class Extractor(nn.Module):
         nn.init.normal_(self.shape.weight, std=0.02)
         self.pointers = nn.Linear(width, 2 * len(self.heads))
         self.absent = nn.Parameter(torch.zeros(len(self.fields)))
-        self.order = nn.Linear(width, 2)
-        self.order_of_all = nn.Linear(width, 2)
+        self.order = nn.Linear(width, len(ORDERS))
+        self.counted = [f for f in self.fields if f.days_after is not None]
+        self.gaps: Tensor
+        self.register_buffer("gaps", gap_histogram(()).repeat(len(self.counted), 1))
         self.choices = nn.ModuleDict(
             {f.name: nn.Linear(width, len(f.choices)) for f in self.fields if f.kind == "choice"}
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Log-probabilities per field: (B, O) over its options or (B, choices)."""
+        """Log-probabilities per field: (B, O) over its options or (B, choices), and (B, 2) of
+        ORDER."""
         words = self.encoder.get_input_embeddings()(batch.ids)  # type: ignore[operator]
         states = self.encoder(
             inputs_embeds=words + self.shape(batch.shapes), attention_mask=batch.here
         ).last_hidden_state.float()
         pointers = self.pointers(states)
-        share = batch.here.unsqueeze(2).float()
-        pooled = (states * share).sum(1) / share.sum(1)
-        order = self.order(states)
-        document_order = self.order_of_all(pooled)
-        scores: dict[str, Tensor] = {}
+        scores = {ORDER: _anywhere(batch, self.order(states))}
         for index, field in enumerate(self.fields):
             if field.kind == "choice":
-                per_piece = self.choices[field.name](states)
-                per_piece = per_piece.masked_fill(batch.here.unsqueeze(2) == 0, _FAR)
-                scores[field.name] = per_piece.logsumexp(1).log_softmax(1)
+                scores[field.name] = _anywhere(batch, self.choices[field.name](states))
                 continue
             null = self.absent[index] if field.optional else torch.tensor(_FAR)
             parts = [null.expand(len(batch.ids), 1)]
             for kind in (field.kind, "days") if field.days_after else (field.kind,):
                 head = self.heads[field.name, kind]
                 found = _pointed(batch, kind, pointers[:, :, 2 * head : 2 * head + 2])
-                if kind == "date":
-                    found = found + _ordered(batch, order, document_order)
                 parts.append(found.masked_fill(~batch.real[kind], _FAR))
             scores[field.name] = torch.cat(parts, 1).log_softmax(1)
         return scores
+
+    def learn_gaps(self, replies: Iterable[Mapping[str, Any]]) -> None:
+        """Count how many days lie between the dates of replies."""
+        said = list(replies)
+        for row, field in enumerate(self.counted):
+            pairs = [(one[field.name], one[field.days_after or ""]) for one in said]
+            gaps = [(late - early).days for late, early in pairs if late and early]
+            self.gaps[row] = gap_histogram(gaps)
+
+    def gap_score(self, values: Mapping[str, Any]) -> float | None:
+        """Log-probability of the gaps between these dates; None where a date is missing."""
+        score = 0.0
+        for row, field in enumerate(self.counted):
+            late, early = values[field.name], values[field.days_after or ""]
+            if late is None or early is None:
+                return None
+            score += float(self.gaps[row, gap_index((late - early).days)])
+        return score
 
     def parameter_count(self) -> int:
         """All parameters, embeddings included."""
@@ -126,15 +141,9 @@ def _pointed(batch: Batch, kind: str, pointers: Tensor) -> Tensor:
     )
 
 
-def _ordered(batch: Batch, order: Tensor, document: Tensor) -> Tensor:
-    """(B, C_date) log-probability of the order in which the date was read; 0 where it is plain."""
-    starts, ends = batch.starts["date"], batch.ends["date"]
-    wide = (len(starts), starts.shape[1], 2)
-    both = order.gather(1, starts.unsqueeze(2).expand(wide))
-    both = both + order.gather(1, ends.unsqueeze(2).expand(wide)) + document.unsqueeze(1)
-    which = batch.orders["date"]
-    chosen = both.log_softmax(2).gather(2, (which - 1).clamp(min=0).unsqueeze(2)).squeeze(2)
-    return chosen * (which > 0)
+def _anywhere(batch: Batch, per_piece: Tensor) -> Tensor:
+    """(B, K) log-probabilities of K classes from scores (B, T, K): the log-sum over pieces."""
+    return per_piece.masked_fill(batch.here.unsqueeze(2) == 0, _FAR).logsumexp(1).log_softmax(1)
 
 
 def load_encoder(folder: str, **settings: Any) -> Any:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.students.extraction.examples import Reply, right_options
 from stillhouse.students.extraction.readings import Reading, read_all
+from stillhouse.students.extraction.redating import redate
 from stillhouse.students.extraction.rendering import (
-    SLASHED,
     code_shape,
     random_code,
     render_amount,
@@ -65,7 +65,7 @@ class Rates:
     code: float = 0.5
     swap: float = 0.25
     typo: float = 0.3
-    dates: float = 0.2
+    dates: float = 0.35
 
 
 class Recombiner:
@@ -104,7 +104,7 @@ class Recombiner:
             _swap(lines, random)
         text = "\n".join(line if isinstance(line, str) else _joined(line) for line in lines)
         if random.random() < self._rates.dates:
-            text = _dated(text, random)
+            text = redate(text, reply, random)
         text = self._coded(text, reply, random)
         return _mistyped(text, self._rates.typo, random), reply
 
@@ -327,44 +327,6 @@ def _slotted(text: str, start: int, end: int, marks: list[tuple[int, int, Slot]]
     if not clean or read_all(rest)["date"] or len(rest) > 240:
         return text[start:end]
     return Line(literals, slots, tuple(text[mark[0] : mark[1]] for mark in kept))
-
-
-def _dated(text: str, random: Random) -> str:
-    """All dates in another form; all-number ones with the hint that says their order."""
-    spans: dict[tuple[int, int], Reading] = {}
-    month_first = SLASHED[2] in text
-    for one in read_all(text)["date"]:
-        if one.order == 0 or (one.order == 2) == month_first:
-            spans[one.start, one.end] = one
-    style = random.choice(("slash 1", "slash 2", "2026-03-01", "5 March 2026", "5 Mar 2026",
-                           "March 5, 2026", "05-Mar-2026", "01.02.2026"))  # fmt: skip
-    at = 0
-    parts = []
-    for (start, end), one in sorted(spans.items()):
-        if start < at:
-            continue
-        value: Any = one.value
-        if style == "slash 1":
-            written = f"{value.day:02}/{value.month:02}/{value.year}"
-        elif style == "slash 2":
-            written = f"{value.month:02}/{value.day:02}/{value.year}"
-        else:
-            written = render_date(value, style) or text[start:end]
-        parts += [text[at:start], written]
-        at = end
-    text = "".join([*parts, text[at:]])
-    text = re.sub(r" ?\(dates (?:MM/DD|DD/MM)/YYYY\)", "", text)
-    if style.startswith("slash"):
-        hint = SLASHED[int(style[-1])]
-        hint = random.choice((f"(dates {hint})", f"dates: {hint}", f"({hint})", f"dates {hint}"))
-        rows = text.split("\n")
-        place = random.choice([i for i, row in enumerate(rows) if row.strip()])
-        if random.random() < 0.5:
-            rows.insert(place, hint)
-        else:
-            rows[place] += " " + hint
-        text = "\n".join(rows)
-    return text
 
 
 def _swap(lines: list[Line | str], random: Random) -> None:

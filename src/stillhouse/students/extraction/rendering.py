@@ -20,7 +20,6 @@ MONTHS = (
     "November",
     "December",
 )
-SLASHED = {1: "DD/MM/YYYY", 2: "MM/DD/YYYY"}
 
 
 def render_date(value: date, like: str) -> str | None:

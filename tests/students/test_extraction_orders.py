@@ -1,0 +1,213 @@
+"""All all-number dates of a document are read in one order of day and month."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from datetime import date, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from stillhouse.students import extraction
+from stillhouse.students.extraction.examples import Example, make_batch, options_of
+from stillhouse.students.extraction.model import ORDER, loss_of
+from stillhouse.students.extraction.orders import (
+    LONGEST_GAP,
+    gap_histogram,
+    gap_index,
+    in_order,
+    known_order,
+    possible_orders,
+)
+from stillhouse.students.extraction.pieces import Pieces
+from stillhouse.students.extraction.readings import DAY_FIRST, MONTH_FIRST, Reading, read_all
+from stillhouse.students.extraction.redating import redate
+
+SCHEMA = {
+    "properties": {
+        "sent": {"type": "string", "format": "date"},
+        "due": {"type": ["string", "null"], "format": "date"},
+    }
+}
+FIELDS = extraction.read_fields(SCHEMA, {"due": "sent"})
+MAY, AUGUST = date(2026, 5, 8), date(2026, 8, 5)
+
+
+def dates_of(text: str) -> list[Reading]:
+    return read_all(text)["date"]
+
+
+def example_of(text: str, reply: dict[str, Any] | None = None) -> Example:
+    readings = {str(kind): found for kind, found in read_all(text).items()}
+    count = len(text)
+    pieces = Pieces((1,) * (count + 2), (0,) * (count + 2), (-1, *range(count), count))
+    return Example(text, pieces, readings, reply)
+
+
+@pytest.mark.parametrize(
+    ("text", "orders"),
+    [
+        ("of 05/08/2026", (DAY_FIRST, MONTH_FIRST)),
+        ("of 05/08/2026, paid 28/01/2026", (DAY_FIRST,)),
+        ("of 05/08/2026, paid 01/28/2026", (MONTH_FIRST,)),
+        ("of 05/08/2026, paid 28 January 2026 or 2026-01-28", (DAY_FIRST, MONTH_FIRST)),
+        ("of 05/08/2026, paid 01/28/2026, sent 28/01/2026", (DAY_FIRST, MONTH_FIRST)),
+    ],
+)
+def test_a_date_that_can_be_read_one_way_settles_the_others(
+    text: str, orders: tuple[int, ...]
+) -> None:
+    assert possible_orders(dates_of(text)) == orders
+
+
+def test_without_an_all_number_date_there_is_nothing_to_weigh() -> None:
+    assert len(possible_orders(dates_of("of 2026-08-05"))) == 1
+    assert len(possible_orders([])) == 1
+
+
+def test_readings_of_one_order_keep_every_date() -> None:
+    found = dates_of("of 05/08/2026, paid 28/01/2026, due 2026-09-01")
+    kept = {order: [one.value for one in in_order(found, order)] for order in (1, 2)}
+    assert kept[DAY_FIRST] == [AUGUST, date(2026, 1, 28), date(2026, 9, 1)]
+    assert kept[MONTH_FIRST] == [MAY, date(2026, 1, 28), date(2026, 9, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent", "order"),
+    [
+        ("of 05/08/2026", MAY, MONTH_FIRST),
+        ("of 05/08/2026", AUGUST, DAY_FIRST),
+        ("of 05/05/2026", date(2026, 5, 5), 0),
+        ("of 05/08/2026", date(2020, 1, 1), 0),
+        ("of 2026-08-05", AUGUST, 0),
+        ("of 2026-08-05, paid 31/01/2026", AUGUST, DAY_FIRST),
+        ("of 05/08/2026, paid 31/01/2026", MAY, 0),
+        ("of 05/08/2026, not 08/05/2026", MAY, 0),
+        ("of 05/08/2026", None, 0),
+    ],
+)
+def test_a_reply_tells_the_order_where_it_can(text: str, sent: date | None, order: int) -> None:
+    assert known_order(dates_of(text), {"sent": sent, "code": "A"}) == order
+
+
+def test_gaps_are_counted_with_one_more_each() -> None:
+    gaps = gap_histogram([30, 30, 7, 5000, -5000])
+    whole = 5 + 2 * LONGEST_GAP + 1
+    assert gaps.exp().sum().item() == pytest.approx(1)
+    assert gaps[gap_index(30)].item() == pytest.approx(math.log(3 / whole))
+    assert gaps[gap_index(7)].item() == pytest.approx(math.log(2 / whole))
+    assert gaps[gap_index(-30)].item() == pytest.approx(math.log(1 / whole))
+    assert gaps[gap_index(LONGEST_GAP)].item() == pytest.approx(math.log(2 / whole))
+    assert gap_index(-9999) == 0
+
+
+class Pointing(extraction.Extractor):
+    """Points at the n-th date for the n-th field; `belief` is the chance of month first."""
+
+    def __init__(self, belief: float) -> None:
+        super().__init__(nn.Identity(), 2, FIELDS)
+        self.belief = belief
+        self.example = example_of("")
+
+    def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+        scores = {ORDER: torch.tensor([[1 - self.belief, self.belief]]).log()}
+        places = sorted({one.start for one in self.example.readings["date"]})
+        for number, field in enumerate(FIELDS):
+            options = options_of(self.example, field)
+            right = [
+                one is not None
+                and one.kind == "date"
+                and number < len(places)
+                and one.start == places[number]
+                for one in options
+            ]
+            if not any(right):
+                right[0] = True
+            scores[field.name] = torch.tensor([[0.0 if one else -50.0 for one in right]])
+        return scores
+
+    def values(self, text: str) -> dict[str, Any]:
+        self.example = example_of(text)
+        [found] = extraction.predict(self, [self.example])
+        return found
+
+
+def test_the_calendar_outdoes_the_belief() -> None:
+    found = Pointing(0.999).values("of 05/08/2026, due 28/09/2026")
+    assert found == {"sent": AUGUST, "due": date(2026, 9, 28)}
+
+
+@pytest.mark.parametrize(("belief", "sent"), [(0.6, MAY), (0.4, AUGUST)])
+def test_the_belief_decides_where_nothing_else_does(belief: float, sent: date) -> None:
+    model = Pointing(belief)
+    assert model.values("of 05/08/2026") == {"sent": sent, "due": None}
+    model.learn_gaps([{"sent": MAY, "due": MAY + timedelta(31)}] * 50)
+    assert model.values("of 05/08/2026") == {"sent": sent, "due": None}
+
+
+def test_a_usual_gap_outdoes_a_mild_belief_only() -> None:
+    text = "of 05/08/2026, due 07/08/2026"  # 61 days month first, 2 days day first
+    month_first = {"sent": MAY, "due": date(2026, 7, 8)}
+    day_first = {"sent": AUGUST, "due": date(2026, 8, 7)}
+    assert Pointing(0.2).values(text) == day_first
+    model = Pointing(0.2)
+    model.learn_gaps(
+        [{"sent": MAY, "due": MAY + timedelta(61)}] * 50 + [{"sent": MAY, "due": None}]
+    )
+    assert model.values(text) == month_first
+    model.belief = 0.001
+    assert model.values(text) == day_first
+
+
+def test_pointers_learn_places_and_the_order_is_learned_beside_them() -> None:
+    text = "of 05/08/2026, due 07/08/2026"
+    replies: list[dict[str, Any]] = [
+        {"sent": MAY, "due": date(2026, 7, 8)},
+        {"sent": AUGUST, "due": date(2026, 8, 7)},
+        {"sent": MAY, "due": date(2026, 8, 7)},
+    ]
+    batch = make_batch([example_of(text, reply) for reply in replies], FIELDS)
+    assert batch.targets[ORDER].tolist() == [1, 0, -1]
+    assert batch.real["date"].sum(1).tolist() == [2, 2, 4]
+    assert [row.nonzero().flatten().tolist() for row in batch.targets["sent"]] == [[1], [1], [2]]
+    wrong = {ORDER: torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.5, 0.5]]).log()}
+    expected = -(math.log(0.1) + math.log(0.9)) / 2
+    assert loss_of(wrong, batch).item() == pytest.approx(expected)
+    unanswered = make_batch([example_of(text)], ())
+    assert unanswered.real["date"].sum().item() == 4
+
+
+def test_a_redated_document_keeps_its_dates_and_says_their_order() -> None:
+    text = "Bill (dates MM/DD/YYYY)\nof 05/08/2026\n\nnet 30, due 06/07/2026"
+    reply = {"sent": MAY, "due": date(2026, 6, 7)}
+    random = Random(2)
+    seen: Counter[str] = Counter()
+    for _ in range(300):
+        made = redate(text, reply, random)
+        found = dates_of(made)
+        assert {MAY, date(2026, 6, 7)} <= {one.value for one in found}, made
+        assert "Bill (dates MM/DD/YYYY)\nof 08" not in made
+        hints = {"day": "dd/mm", "month": "mm/dd"}
+        said = [order for order, sign in hints.items() if sign in made.lower()]
+        said += [order for order in hints if f"{order} first" in made or f"s: {order}/" in made]
+        written = ("08/05/2026" in made and "day") or ("05/08/2026" in made and "month") or "plain"
+        seen[written] += 1
+        seen[f"{written} hinted"] += made.count("\n") > 3 or "date" in made.lower() or "(" in made
+        assert all(order == written for order in said), made
+    assert 110 < seen["plain"] < 190
+    assert min(seen["day"], seen["month"]) > 50
+    assert 0.7 < seen["day hinted"] / seen["day"] < 0.95
+    assert seen["plain hinted"] == 0
+
+
+def test_redating_by_chance_alone() -> None:
+    text, reply = "of 28.01.2026", {"sent": date(2026, 1, 28), "due": None}
+    plain = {redate(text, reply, Random(seed), slashed=0) for seed in range(60)}
+    assert "of 28 January 2026" in plain
+    assert not any("/" in one for one in plain)
+    bare = {redate(text, reply, Random(seed), slashed=1, hinted=0) for seed in range(60)}
+    assert bare == {"of 28/01/2026", "of 01/28/2026"}
