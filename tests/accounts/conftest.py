@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from tests.ports import free_port
 
 from stillhouse.accounts import (
     TOKEN_PREFIX,
@@ -75,9 +75,7 @@ def postgresql() -> Iterator[str]:
     data = folder / "data"
     init = [programs / "initdb", "-D", data, "-A", "trust", "-U", "stillhouse", "--no-sync"]
     subprocess.run(init, check=True, **quiet, **user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = ["fsync=off", f"unix_socket_directories={folder}", "listen_addresses=127.0.0.1"]
     options = [part for setting in settings for part in ("-c", setting)]
     command = [programs / "postgres", "-D", data, "-p", str(port), *options]

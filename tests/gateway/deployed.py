@@ -32,12 +32,6 @@ WORDS = ["one ", "two ", "three ", "four "]
 STILLHOUSE = (sys.executable, "-c", "from stillhouse.cli import main; main()")
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def laid_out(recipe: str, folder: Path, changes: dict[str, str]) -> Path:
     """Copy a recipe, with `changes` made to its text; each must be there to be changed."""
     target = folder / recipe

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import aiohttp
 import yaml
 from tests.gateway.running import prepare
 from tests.gateway.scripted import Asked, Script, Upstream, chunks, completion
+from tests.ports import free_port
 
 from stillhouse.accounts import open_store
 from stillhouse.accounts.acts import DefineTier
@@ -29,12 +29,6 @@ CAPS: Any = [
     {"scope": "account", "measure": "concurrency", "amount": 1000},
     {"scope": "key", "measure": "requests", "amount": 10**8, "window_us": 10**9, "burst": 10**7},
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def configure(folder: Path, upstream_url: str) -> tuple[Config, Path]:

@@ -7,7 +7,6 @@ import http.client
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import anthropic
 import openai
 import pytest
 from tests.gateway.running import running
+from tests.ports import free_port
 
 PROGRAM = Path(sys.executable).with_name("transformers")
 HELLO: Any = [{"role": "user", "content": "the film"}]
@@ -62,9 +62,7 @@ def served(
     model = folder / "model"
     tiny_model(layers=2).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(PROGRAM), "serve", str(model), "--device", "cpu"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}

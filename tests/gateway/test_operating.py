@@ -6,7 +6,6 @@ import asyncio
 import os
 import resource
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import aiohttp
 import yaml
 from tests.gateway.running import Running, configuration, prepare, running
 from tests.gateway.scripted import Script, Upstream, chunks, completion
+from tests.ports import free_port
 
 from stillhouse.accounts import acts
 
@@ -29,12 +29,6 @@ def asking(gateway: Running, **more: Any) -> dict[str, Any]:
         "json": {"model": "small", "messages": messages, **more},
         "headers": {"authorization": f"Bearer {key}"},
     }
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def test_draining_admits_nothing_and_lets_open_streams_finish(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import uvloop
 import yaml
 from click.testing import CliRunner
 from tests.gateway.running import running
+from tests.ports import free_port
 
 from stillhouse.accounts.acts.settings import DefineTier
 from stillhouse.cli.probe import probe
@@ -39,14 +39,8 @@ def run(work: Coroutine[Any, Any, Tried]) -> Tried:
         return runner.run(work)
 
 
-def free() -> str:
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{tried.getsockname()[1]}"
-
-
 def test_our_own_gateway_lets_nothing_through(tmp_path: Path) -> None:
-    listen = free()
+    listen = f"127.0.0.1:{free_port()}"
     models = probe_configuration(f"http://{listen}/v1")["models"]
 
     async def scenario() -> Tried:
@@ -92,7 +86,7 @@ async def pass_through(upstream: str) -> AsyncIterator[str]:
 
 
 def test_a_gateway_that_guards_nothing_leaks_every_probe() -> None:
-    listen = free()
+    listen = f"127.0.0.1:{free_port()}"
 
     async def scenario() -> Tried:
         async with pass_through(listen) as url:
@@ -122,7 +116,8 @@ def test_the_command_needs_a_key_and_a_gateway_that_asks_its_upstream(
     missing = CliRunner().invoke(probe, ["http://127.0.0.1:9/v1"])
     assert "STILLHOUSE_PROBE_KEY" in missing.output
     monkeypatch.setenv("STILLHOUSE_PROBE_KEY", "key")
-    dead = CliRunner().invoke(probe, ["http://127.0.0.1:9/v1", "--listen", free()])
+    listen = f"127.0.0.1:{free_port()}"
+    dead = CliRunner().invoke(probe, ["http://127.0.0.1:9/v1", "--listen", listen])
     assert isinstance(dead.exception, InputError)
     assert "key" not in str(dead.exception).replace("use a key", "")
 

@@ -19,7 +19,6 @@ from tests.gateway.deployed import (
     asking,
     await_listening,
     certificate,
-    free_port,
     laid_out,
     recorded,
     session,
@@ -28,6 +27,7 @@ from tests.gateway.deployed import (
 )
 from tests.gateway.scripted import Script, Upstream, completion
 from tests.limits.servers import RedisServer
+from tests.ports import free_port
 
 from stillhouse.accounts import Furnished, acts, furnish, open_store
 from stillhouse.gateway.config import Config, open_doors, read_config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -13,18 +12,13 @@ import pytest
 import yaml
 from tests.gateway.running import configuration, prepare, running
 from tests.gateway.scripted import Script, completion
+from tests.ports import free_port
 
 from stillhouse.exchanges import InUseError
 from stillhouse.gateway.config import read_config
 from stillhouse.gateway.service import Service
 
 PROGRAM = "from stillhouse.cli import main; main()"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def test_the_demonstration_prints_a_curl_line_that_works() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from tests.ports import free_port
 
 
 class RedisServer:
@@ -26,9 +27,7 @@ class RedisServer:
             pytest.skip("needs redis-server or valkey-server")
         self.folder = folder
         self.extra = extra
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
@@ -71,9 +70,7 @@ class PostgresServer:
             self.user = {"user": owner.pw_uid, "group": owner.pw_gid}
         init = ["initdb", "-D", "data", "-A", "trust", "-U", "stillhouse", "--no-sync"]
         subprocess.run([self.programs / init[0], *init[1:]], check=True, **self._options())
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"postgresql+psycopg://stillhouse@127.0.0.1:{self.port}/postgres"
         self.start()
         self.wait()

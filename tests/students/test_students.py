@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tests.ports import free_port
 
 from stillhouse.exchanges import InputError, storage
 from stillhouse.students import (
@@ -189,9 +189,7 @@ def test_a_saved_student_answers_in_transformers_serve(
 ) -> None:
     folder = tmp_path / "student"
     save_student(cut_depth(tiny_model(layers=3), [0, 2]), tiny_tokenizer(), folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = (tmp_path / "serve.log").open("wb")
     server = subprocess.Popen(
         [
