@@ -149,6 +149,31 @@ def test_where_few_items_have_gold_a_student_of_it_is_trained_when_asked_for(
     assert Run(dataclasses.replace(recipe, judge=asked), tmp_path / "run").trains_gold
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_gold_answers_that_are_all_too_long_stop_a_run_only_where_they_were_asked_for(
+    task: Task, tmp_path: Path, asked: bool
+) -> None:
+    text = {
+        "kind: label, labels: [negative, positive]": "kind: text",
+        "steps: 4,": "steps: 4, max_tokens: 64,",
+    }
+    recipe = task(**text, **({"margin": "gold_student: true, margin"} if asked else {}))
+    path = tmp_path / "reviews.jsonl"
+    rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    long = [row | {"label": " ".join([row["label"]] * 400)} for row in rows]
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in long))
+    if asked:
+        with pytest.raises(InputError, match=r"no example is left.*overlong"):
+            run_recipe(recipe, folder=tmp_path / "run")
+        return
+    run_recipe(recipe, folder=tmp_path / "run")
+    found = read(tmp_path / "run", "report/report.json")
+    assert "gold answers no example is left" in found["absent"]["gold_trained"]
+    assert "gold_trained" not in [
+        sheet["name"] for sheet in read(tmp_path / "run", "judge/judgement.json")["sheets"]
+    ]
+
+
 def test_three_seeds_are_judged_by_their_mean_with_their_spread_and_none_is_picked(
     task: Task, tmp_path: Path
 ) -> None:

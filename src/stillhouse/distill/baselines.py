@@ -90,6 +90,8 @@ def absent_students(run: Run) -> dict[str, str]:
     why = {}
     if run.recipe.train.divergence is None:
         why["plain"] = "the student itself was trained on replies alone: it is this baseline"
+    if run.trains_gold and (absent := run.gold_absent) is not None:
+        why["gold_trained"] = absent
     if not run.trains_gold:
         items = (*run.train_split.items, *run.splits.validation.items)
         known = sum(item.gold is not None for item in items)

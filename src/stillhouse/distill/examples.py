@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 FINISHED = frozenset({"stop", "tool_calls"})
 
 
+class NothingLeftError(InputError):
+    """Every item of a split was skipped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What a student should answer.
@@ -102,7 +106,8 @@ def build_examples(
     Soft label targets apply to targets that have `label_scores`, when `labels` are given: the
     first reply token is trained on exp(scores) normalised over the labels' first tokens, the rest
     of the reply is trained as it stands. Raises `InputError` when those first tokens are not
-    distinct, when a boundary is not exact, for an overlong example, or when nothing is left.
+    distinct, when a boundary is not exact, for an overlong example, and `NothingLeftError` when
+    nothing is left.
     """
     soft = label_targets == "soft" and any(t.label_scores is not None for t in targets.values())
     label_tokens = _first_tokens(labels, template) if soft and labels else ()
@@ -130,7 +135,7 @@ def build_examples(
                     "prompt, or set train.overlong to skip",
                 )
     if not examples:
-        raise InputError(f"no example is left to train on; skipped: {dict(skipped)}")
+        raise NothingLeftError(f"no example is left to train on; skipped: {dict(skipped)}")
     return Examples(examples=tuple(examples), label_tokens=label_tokens, skipped=dict(skipped))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SplitName = Literal["train", "validation", "test"]
 MOST_PARAMETERS_KEPT = 300_000_000
 CACHES = "teacher"  # what a teacher said once, in the folder of the trainings: all seeds read it
+GOLD_ABSENT = "gold/absent.json"  # in the folder of the trainings: why there is no gold student
 READING = "reading.times"  # beside the caches: how long each piece of them took, in us
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
@@ -86,6 +87,12 @@ class Run:
             2 * sum(item.gold is not None for item in split.items) >= len(split.items) > 0
             for split in (self.splits.train, self.splits.validation)
         )
+
+    @property
+    def gold_absent(self) -> str | None:
+        """Why no gold answer could be trained on, though a student of them was to stand beside."""
+        path = self.folder / "train" / GOLD_ABSENT
+        return str(self.read("train", GOLD_ABSENT)["why"]) if path.exists() else None
 
     def items(self, split: SplitName) -> tuple[Item, ...]:
         """The items of one split that this run uses."""

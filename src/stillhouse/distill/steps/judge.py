@@ -50,7 +50,7 @@ def run_judge(run: Run, folder: Path) -> None:
     for seed in seeds_of(run):
         _ask(run, folder / f"student-{seed}.jsonl", run.student(seed), dtype, items)
     _ask(run, folder / "untrained.jsonl", None, dtype, items)
-    if run.trains_gold:
+    if run.trains_gold and run.gold_absent is None:
         place = ModelPlace(run.folder / "train" / "gold" / "student")
         _ask(run, folder / "gold_trained.jsonl", place, dtype, items)
     if run.recipe.train.divergence is not None:

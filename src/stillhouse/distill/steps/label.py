@@ -128,14 +128,14 @@ def labelling_us(run: Run) -> int:
     """How long labelling took: of a local teacher over all attempts, else the one that finished."""
     journal = run.folder / "label" / JOURNAL
     if run.recipe.teacher.kind == "local":
-        records = list(iterate_journal(journal))
-        if any("us" not in record for record in records):
+        try:
+            return sum(int(record["us"]) for record in iterate_journal(journal))
+        except KeyError:
             raise InputError(
                 "these labels were made by a version that did not write how long each chunk took",
                 place=str(journal),
                 repair="remove the folder label/, or start in a new folder, to label again",
-            )
-        return sum(int(record["us"]) for record in records)
+            ) from None
     return round(float(run.read("label", "done.json")["seconds"]) * 1e6)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from stillhouse.distill.candidates import choose_parts
 from stillhouse.distill.disk import disk_errors
-from stillhouse.distill.examples import Target
-from stillhouse.distill.run import Run
+from stillhouse.distill.examples import NothingLeftError, Target
+from stillhouse.distill.run import GOLD_ABSENT, Run, write_json
 from stillhouse.distill.steps.curate import read_targets
 from stillhouse.distill.surgery import build_cut
 from stillhouse.distill.training import TrainProgress, train
@@ -29,7 +29,8 @@ NEVER = -1e4  # a log-probability whose exponential is 0.0
 def run_train(run: Run, folder: Path) -> None:
     """Write `seed-N/student`, a model folder, for each seed, and those trained for comparison.
 
-    `gold/student` where the recipe asks for it, and `plain/student` beside a divergence.
+    `gold/student` where there is gold (or `gold/absent.json`: why not), and `plain/student` beside
+    a divergence.
     """
     from stillhouse.distill.ranks import started
 
@@ -82,12 +83,25 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
 
     folder = run.folder / "train" / name
     train_split, validation, targets = read_targets(run)
-    if name == "gold":
-        train_split, validation, targets = _gold(run, train_split, validation)
     config = dataclasses.replace(
         run.recipe.train, dtype=run.plan["precision"]["train"], **_steps(run)
     )
     model, tokenizer = build_student(run)
+    if name == "gold":
+        train_split, validation, targets = _gold(run, train_split, validation)
+        # Other texts than the replies that the window was chosen for.
+        config = dataclasses.replace(config, overlong="skip")
+        alone = dataclasses.replace(config, divergence=None)
+        (run.folder / "train" / GOLD_ABSENT).unlink(missing_ok=True)
+        try:
+            prepare(model, tokenizer, train_split, validation, targets, alone, run.task.labels)
+        except NothingLeftError as error:
+            if run.recipe.judge.gold_student is not None:
+                raise
+            folder.mkdir(exist_ok=True)
+            why = f"of the gold answers {error.message}"
+            write_json(run.folder / "train" / GOLD_ABSENT, {"why": why})
+            return
     # Every seed starts from the same weights: training changes the model that was loaded.
     run.forget(small=config.divergence is not None)
 
