@@ -173,7 +173,7 @@ def digest(names: tuple[str, ...], script: str) -> str:
 
 
 HERE = Path(__file__).parent
-CORE = ("limit.py", "cells.py", "ledger.py", "memory.py")
+CORE = ("limit.py", "cells.py", "table.py", "reservation.py", "ledger.py", "replay.py", "memory.py")
 DIGESTS = dict.fromkeys(("hostile", "operated"), digest(CORE, "simulated.py")) | {
     "killed": digest(
         (*CORE, "folding.py", "rebuilding.py", "line.py", "shared.py", "shared.lua"), "killed.py"

@@ -92,8 +92,8 @@ class LedgerScenario:
             assert limiter.open_count == 0
             levels = {
                 cell.limit.name: (cell.used if cell.limit == PAID else cell.level)
-                for scope, cell in limiter.cells()
-                if scope == SCOPE
+                for cell in limiter.cells()
+                if cell.scope == SCOPE
             }
             limiter.close_now()
             assert least <= levels["paid"] <= most, (least, levels, most)

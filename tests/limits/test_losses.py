@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import socket
 import time
@@ -44,14 +45,18 @@ async def connect(server: RedisServer, folder: Path, process: str = "one", **mor
     return await Shared.connect(server.url, folder=folder / "ledgers", process=process, **more)
 
 
-async def reserve(limiter: Shared, number: int, cost: int, limit: Limit = DAY) -> Any:
-    return await limiter.reserve(name(number), [Demand(X, limit, cost)])
+async def reserve(
+    limiter: Shared, number: int, cost: int, limit: Limit = DAY, item: bytes = b""
+) -> Any:
+    return await limiter.reserve(name(number), [Demand(X, limit, cost, item)])
 
 
-async def answered(limiter: Shared, number: int, cost: int, limit: Limit = DAY) -> Any:
+async def answered(
+    limiter: Shared, number: int, cost: int, limit: Limit = DAY, item: bytes = b""
+) -> Any:
     """Ask until the store can answer, each time under another id."""
     for attempt in range(500):
-        told = await reserve(limiter, 1000 * number + attempt, cost, limit)
+        told = await reserve(limiter, 1000 * number + attempt, cost, limit, item)
         if not isinstance(told, Unavailable):
             return told
         await asyncio.sleep(0.01)
@@ -111,6 +116,25 @@ def test_after_a_loss_what_was_used_still_counts(
         assert isinstance(await limiter.settle(name(2), {"tokens": 5}), Settled)
         assert isinstance(await reserve(limiter, 7, 10), Reserved)
         assert not isinstance(await reserve(limiter, 8, 1), Reserved)
+        await limiter.close()
+
+    asyncio.run(scenario())
+
+
+def test_after_a_loss_an_item_that_was_counted_is_known_again(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    prompts = Limit.distinct("prompts", 2, 300 * 24 * HOUR)
+    one, two, three = (hashlib.sha256(bytes([number])).digest() for number in range(3))
+
+    async def scenario() -> None:
+        limiter = await connect(server, tmp_path)
+        for number, item in enumerate((one, two)):
+            assert isinstance(await reserve(limiter, number, 1, prompts, item), Reserved)
+            await limiter.settle(name(number), {})
+        flush(server)
+        assert isinstance(await answered(limiter, 2, 1, prompts, one), Reserved)
+        assert not isinstance(await reserve(limiter, 3, 1, prompts, three), Reserved)
         await limiter.close()
 
     asyncio.run(scenario())

@@ -201,7 +201,9 @@ class CheckThenIncrement(Memory):
     """Looks, lets others run, and charges then."""
 
     async def reserve(self, name: bytes, demands: Sequence[Demand], now_us: int) -> Any:
-        fits = [self._cell(d.scope, d.limit).fits(d.cost, d.item, now_us) for d in demands]
+        fits = [
+            self._table.get(d.scope, d.limit, now_us).fits(d.cost, d.item, now_us) for d in demands
+        ]
         await asyncio.sleep(0)
         if not all(fits):
             return self.reserve_now(name, demands, now_us)
@@ -209,7 +211,7 @@ class CheckThenIncrement(Memory):
         self._mark += 1
         found = []
         for demand in demands:
-            cell = self._cell(demand.scope, demand.limit)
+            cell = self._table.get(demand.scope, demand.limit, self._now_us)
             cell.fits(0, demand.item, self._now_us)
             cell.take(demand.cost, demand.item, self._mark, self._now_us)
             found.append(cell)

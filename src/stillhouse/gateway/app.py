@@ -69,6 +69,7 @@ _STREAM = b"content-type: text/event-stream\r\ncache-control: no-cache\r\n"
 _ID = {"openai": b"x-request-id: %b\r\n", "anthropic": b"request-id: %b\r\n"}
 _SDK_CHARS = 120
 _NOTED_US = 600_000_000
+_PROMPT_BYTES = 10  # kept of each distinct prompt; any two among a million are one with 4e-13
 _READ = frozenset(
     {
         b"authorization",
@@ -280,7 +281,8 @@ class Gateway:
         if asked.end_user is not None:
             text = f"{facts.account}/{asked.end_user}"
             turn.end_user = self._digest("end-user", text.encode("utf-8", "replace"))
-        prompt = self._digest("prompt", "\n".join(asked.texts).encode("utf-8", "replace"))
+        text = "\n".join(asked.texts)
+        prompt = self._digest("prompt", text.encode("utf-8", "replace"))[:_PROMPT_BYTES]
         return Asking(turn.address, _NOWHERE, None, asked.model, turn.bound, prompt, turn.end_user)
 
     def _models(self, turn: Turn, request: Request) -> None:

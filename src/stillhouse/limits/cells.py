@@ -20,10 +20,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any, Protocol
 
-from stillhouse.limits.limit import LEVEL_MAX, Limit
+from stillhouse.limits.limit import LEVEL_MAX, Limit, Scope
 
 LOWS_MAX = 64
-ITEM_BYTES = 16
 FEW_BYTES = 8192  # of distinct items in one string; searching it takes some microseconds at most
 DAY_US = 86_400 * 10**6
 FOREVER_US = LEVEL_MAX
@@ -33,6 +32,7 @@ class Cell(Protocol):
     """One limit's state for one scope. `now_us` never goes back between calls."""
 
     limit: Limit
+    scope: Scope  # whose it is; set by the table that holds it
     stamp: int  # the last reservation that looked, to notice one that names a cell twice
 
     def fits(self, cost: int, item: bytes, now_us: int) -> bool:
@@ -66,7 +66,8 @@ class Cell(Protocol):
 class RollingCell:
     """See the top of the file. Open reservations keep the cell alive."""
 
-    __slots__ = ("at_us", "level", "limit", "lows", "marks", "open", "stamp")
+    __slots__ = ("at_us", "level", "limit", "lows", "marks", "open", "scope", "stamp")
+    scope: Scope
 
     def __init__(self, limit: Limit, now_us: int):
         self.limit = limit
@@ -198,7 +199,8 @@ class RollingCell:
 class PeriodCell:
     """What was admitted in this calendar month, or ever (a prepaid balance)."""
 
-    __slots__ = ("begins_us", "ends_us", "limit", "open", "stamp", "used")
+    __slots__ = ("begins_us", "ends_us", "limit", "open", "scope", "stamp", "used")
+    scope: Scope
 
     def __init__(self, limit: Limit, now_us: int):
         self.limit = limit
@@ -254,12 +256,12 @@ class PeriodCell:
 class DistinctCell:
     """The different items of this epoch: at most `amount` of them are ever held.
 
-    Of an item its first `ITEM_BYTES` are kept: it is a keyed digest, so none else begins with them.
     Up to `FEW_BYTES` they stand side by side, as most accounts have few: each item of a set costs
     a hundred bytes.
     """
 
-    __slots__ = ("ends_us", "few", "limit", "many", "stamp", "width")
+    __slots__ = ("ends_us", "few", "limit", "many", "scope", "stamp", "width")
+    scope: Scope
 
     def __init__(self, limit: Limit, now_us: int):
         self.limit = limit
@@ -284,7 +286,6 @@ class DistinctCell:
         return len(self.few) // self.width if self.few else 0
 
     def __contains__(self, item: bytes) -> bool:
-        item = item[:ITEM_BYTES]
         if self.many is not None:
             return item in self.many
         width = self.width
@@ -303,7 +304,6 @@ class DistinctCell:
         return item in self or len(self) < self.limit.amount
 
     def take(self, _cost: int, item: bytes, _mark: int, now_us: int) -> None:
-        item = item[:ITEM_BYTES]
         if self.many is None:
             if item in self:
                 return
@@ -343,7 +343,8 @@ class DistinctCell:
 class LeaseCell:
     """Open reservations, each with the time at which it is given up."""
 
-    __slots__ = ("leases", "limit", "stamp")
+    __slots__ = ("leases", "limit", "scope", "stamp")
+    scope: Scope
 
     def __init__(self, limit: Limit, now_us: int):
         self.limit = limit

@@ -173,8 +173,8 @@ class Limit:
 class Demand(NamedTuple):
     """What one request asks of one limit: the most it can cost, in the limit's unit.
 
-    `item` is the keyed digest of a prompt, for distinct limits only, where `cost` has no meaning;
-    nor has it for concurrency: a reservation is one lease.
+    `item` is a short keyed digest of a prompt, say, kept until its epoch ends: for distinct limits
+    only, where `cost` has no meaning; nor has it for concurrency: a reservation is one lease.
     """
 
     scope: Scope

@@ -6,14 +6,14 @@ charged at its reservation. A second process on the folder is refused. Not for s
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from typing import TYPE_CHECKING
 
 from stillhouse.exchanges import InputError
-from stillhouse.limits.cells import CELLS, DAY_US, FOREVER_US, Cell, PeriodCell, RollingCell
-from stillhouse.limits.ledger import TURN_AFTER, CellState, Intent, Ledger, Outcome, Time
-from stillhouse.limits.limit import LEVEL_MAX, Demand, Limit, Scope
+from stillhouse.limits.cells import RollingCell
+from stillhouse.limits.ledger import TURN_AFTER, CellState, Intent, Ledger
+from stillhouse.limits.limit import LEVEL_MAX, Demand
+from stillhouse.limits.replay import Replay
 from stillhouse.limits.reservation import SETTLED, Reservation, settle, take, told
 from stillhouse.limits.results import (
     Exceeded,
@@ -24,21 +24,19 @@ from stillhouse.limits.results import (
     Unknown,
     exceeded,
 )
+from stillhouse.limits.table import DROPPED, CellTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from stillhouse.limits.binding import Binding
+    from stillhouse.limits.cells import Cell
 
-_SLOT_BITS = 20  # cells are looked at for eviction in slots of about a second
-_FIRST_LOOK_US = 2 * 10**6  # after that a cell is looked at when it would be drained
-_NUMEROUS = frozenset({"address", "end_user"})  # scopes whose number the clients choose
+    _Found = tuple[list[Cell | None], list[tuple[Demand, int | None]], tuple[Demand, ...]]
+
 _CARRIED = 16  # cells whose states are written at a time after a turn of the ledger
 _SETTLED_KEPT = 8192  # at least how many settled reservations are still told from unknown ones
-
-
-_Found = tuple[list[Cell | None], list[tuple[Demand, int | None]], tuple[Demand, ...]]
 
 
 class Memory:
@@ -59,18 +57,15 @@ class Memory:
         hold: bool = False,
         turn_after: int = TURN_AFTER,
     ):
-        self._cells: dict[tuple[Scope, str], Cell] = {}
+        self._table = CellTable()
         self._cells_max = cells_max
         self._open: dict[bytes, Reservation] = {}
         self._settled: set[bytes] = set()
         self._settled_before: set[bytes] = set()
         self._now_us = 0
         self._mark = 0
-        self._due: dict[int, list[tuple[Scope, str]]] = {}
-        self._slots: list[int] = []
-        self._sweep_us = FOREVER_US
         self._ledger: Ledger | None = None
-        self._to_carry: Iterator[tuple[Scope, str]] | None = None
+        self._to_carry: Iterator[Cell] | None = None
         if folder is not None:
             ledger = Ledger(folder, hold=hold, turn_after=turn_after)
             try:
@@ -142,9 +137,10 @@ class Memory:
                 continue
             if cell is None or cell.limit is not limit:  # never looked up, dropped, or changed
                 scope = binding.rows[index][0]
-                if len(self._cells) >= self._cells_max and (scope, limit.cell) not in self._cells:
+                table = self._table
+                if table.count >= self._cells_max and table.find(scope, limit) is None:
                     return Unavailable("too many limits are in use for the memory allowed")
-                cell = held[index] = cells[index] = self._cell(scope, limit)
+                cell = held[index] = cells[index] = table.get(scope, limit, now_us)
             if type(cell) is RollingCell:
                 # As `RollingCell.fits`, written out: nearly all cells are of this kind.
                 level = cell.level
@@ -250,23 +246,24 @@ class Memory:
         if now_us < self._now_us:
             return self._now_us
         self._now_us = now_us
-        if looks and now_us >= self._sweep_us:
-            self._sweep(now_us, looks)
+        table = self._table
+        if looks and now_us >= table.sweep_us:
+            table.sweep(now_us, looks)
         return now_us
 
     def _find(self, demands: Sequence[Demand], mark: int, now_us: int) -> _Found | Unavailable:
         """Return the cell of each demand, what refuses, and what would."""
-        known = self._cells
+        table = self._table
         cells: list[Cell | None] = []
         refused: list[tuple[Demand, int | None]] = []
         would_refuse: tuple[Demand, ...] = ()
         for demand in demands:
             scope, limit, cost, item = demand
-            cell = known.get((scope, limit.cell))
+            cell = table.find(scope, limit)
             if cell is None:
-                if len(known) >= self._cells_max:
+                if table.count >= self._cells_max:
                     return Unavailable("too many limits are in use for the memory allowed")
-                cell = self._add(scope, limit, now_us)
+                cell = table.add(scope, limit, now_us)
             elif cell.limit is not limit:
                 cell.adopt(limit)
             if cell.stamp == mark or cost < 0:
@@ -333,13 +330,14 @@ class Memory:
         try:
             if self._to_carry is None:
                 ledger.turn(self._now_us, self._open_intents())
-                self._to_carry = iter(list(self._cells))
-            keys = list(itertools.islice(self._to_carry, _CARRIED))
-            if keys:
-                ledger.carry(self._states(keys))
+                # Not those that come after this: all that they count is in the new file.
+                self._to_carry = iter(list(self._table))
+            cells = list(itertools.islice(self._to_carry, _CARRIED))
+            if cells:
+                ledger.carry(self._states(cells))
             else:
                 self._to_carry = None
-                ledger.whole(len(self._cells))
+                ledger.whole(self._table.count)
         except InputError:
             self._to_carry = None  # what was not written is lost to it: begun anew
             raise
@@ -379,70 +377,31 @@ class Memory:
     @property
     def cell_count(self) -> int:
         """How many cells are held."""
-        return len(self._cells)
+        return self._table.count
 
     @property
     def open_count(self) -> int:
         """How many reservations are open."""
         return len(self._open)
 
-    def charge(self, demands: Iterable[Demand], at_us: int) -> None:
-        """Charge without asking, at a time not before any earlier one: for rebuilding."""
-        self._now_us = max(self._now_us, at_us)
-        self._mark += 1
-        for demand in demands:
-            cell = self._cell(demand.scope, demand.limit)
-            cell.fits(0, demand.item, self._now_us)
-            cell.take(demand.cost, demand.item, self._mark, self._now_us)
-            cell.settle(demand.cost, demand.cost, self._mark, self._now_us, self._now_us)
-
-    def hold(
-        self, reservation_id: bytes, demands: tuple[Demand, ...], at_us: int, mark: int = 0
-    ) -> int:
-        """Charge without asking and leave it open; return its mark (a new one without `mark`)."""
-        self._now_us = max(self._now_us, at_us)
-        self._mark = mark or self._mark + 1
-        cells: list[Cell | None] = []
-        for scope, limit, cost, item in demands:
-            cell = self._cell(scope, limit)
-            cell.fits(cost, item, self._now_us)
-            cell.take(cost, item, self._mark, self._now_us)
-            cells.append(cell)
-        limits, costs = [d.limit for d in demands], [d.cost for d in demands]
-        self._open[reservation_id] = Reservation(
-            self._now_us, self._mark, limits, costs, cells, demands
-        )
-        return self._mark
-
     @property
     def now_us(self) -> int:
         """The limiter's time: the latest that it was given."""
         return self._now_us
 
-    @property
-    def mark(self) -> int:
-        """The mark of the newest reservation."""
-        return self._mark
-
-    def cells(self) -> Iterator[tuple[Scope, Cell]]:
-        """Every cell with its scope."""
-        for (scope, _), cell in self._cells.items():
-            yield scope, cell
-
-    def demands_of(self, reservation_id: bytes) -> Sequence[Demand]:
-        """What an open reservation holds."""
-        return self._open[reservation_id].demands
+    def cells(self) -> Iterator[Cell]:
+        """Every cell; none may be added meanwhile."""
+        return iter(self._table)
 
     def dump(self) -> Iterator[CellState]:
         """Every cell that counts anything."""
-        return self._states(list(self._cells))
+        return self._states(list(self._table))
 
-    def _states(self, keys: Iterable[tuple[Scope, str]]) -> Iterator[CellState]:
-        """Of every cell that counts anything."""
-        for key in keys:
-            cell = self._cells.get(key)
-            if cell is not None and cell.empty_at_us(self._now_us) > self._now_us:
-                yield CellState(key[0], cell.limit, cell.dump())
+    def _states(self, cells: Iterable[Cell]) -> Iterator[CellState]:
+        """Of every cell that is still there and counts anything."""
+        for cell in cells:
+            if cell.limit is not DROPPED and cell.empty_at_us(self._now_us) > self._now_us:
+                yield CellState(cell.scope, cell.limit, cell.dump())
 
     def _open_intents(self) -> Iterator[Intent]:
         for name, entry in self._open.items():
@@ -453,95 +412,12 @@ class Memory:
             )
             yield Intent(name, entry.at_us, charged, entry.mark)
 
-    def _cell(self, scope: Scope, limit: Limit) -> Cell:
-        cell = self._cells.get((scope, limit.cell))
-        if cell is None:
-            return self._add(scope, limit, self._now_us)
-        if cell.limit != limit:
-            cell.adopt(limit)
-        cell.limit = limit  # an equal one may be another object: the same from now on
-        return cell
-
-    def _add(self, scope: Scope, limit: Limit, now_us: int) -> Cell:
-        key = (scope, limit.cell)
-        cell: Cell = CELLS[limit.kind](limit, now_us)
-        self._cells[key] = cell
-        life_us = limit.capacity // limit.drain if limit.drain else limit.window_us
-        if scope.kind in _NUMEROUS:
-            # Soon: what asks once drains long before the window is over.
-            life_us = min(life_us or _FIRST_LOOK_US, _FIRST_LOOK_US)
-        self._look_at(key, now_us, now_us + (life_us or DAY_US))
-        return cell
-
-    def _look_at(self, key: tuple[Scope, str], now_us: int, due_us: int) -> None:
-        slot = (min(due_us, now_us + DAY_US) >> _SLOT_BITS) + 1
-        keys = self._due.get(slot)
-        if keys is None:
-            self._due[slot] = [key]
-            heapq.heappush(self._slots, slot)
-            self._sweep_us = self._slots[0] << _SLOT_BITS
-        else:
-            keys.append(key)
-
-    def _sweep(self, now_us: int, count: int) -> None:
-        """Look at up to `count` cells that are due, and drop those that are fully drained."""
-        slots, due = self._slots, self._due
-        while slots and slots[0] << _SLOT_BITS <= now_us:
-            keys = due[slots[0]]
-            while keys:
-                if not count:
-                    return
-                count -= 1
-                key = keys.pop()
-                empty_us = self._cells[key].empty_at_us(now_us)
-                if empty_us <= now_us:
-                    self._cells.pop(key).limit = _DROPPED  # bindings look it up again
-                else:
-                    self._look_at(key, now_us, empty_us)
-            del due[heapq.heappop(slots)]
-        self._sweep_us = slots[0] << _SLOT_BITS if slots else FOREVER_US
-
     def _restore(self, ledger: Ledger) -> None:
-        for event in ledger.events():
-            if isinstance(event, Intent):
-                self._replay_intent(event)
-            elif isinstance(event, Outcome):
-                self._replay_outcome(event)
-            elif isinstance(event, CellState):
-                self._cell(event.scope, event.limit).load(event.state)
-            elif isinstance(event, Time):
-                self._now_us = max(self._now_us, event.now_us)
-        for entry in self._open.values():
-            settle(entry, {}, self._now_us)
-        self._open.clear()
+        replay = Replay()
+        replay.read(ledger.events())
+        self._table, self._now_us, self._mark = replay.table, replay.now_us, replay.mark
         ledger.note(self._now_us)
-        keys = iter(list(self._cells))
-        while part := list(itertools.islice(keys, 500)):
+        cells = iter(list(self._table))
+        while part := list(itertools.islice(cells, 500)):
             ledger.carry(self._states(part))
-        ledger.whole(len(self._cells))
-
-    def _replay_intent(self, event: Intent) -> None:
-        if not event.repeated:
-            self.hold(event.reservation_id, event.demands, event.at_us or 0, event.mark)
-        elif event.reservation_id not in self._open:
-            # Its charge is in the states of its cells, which follow.
-            cells: list[Cell | None] = []
-            for demand in event.demands:
-                cell = self._cell(demand.scope, demand.limit)
-                if isinstance(cell, RollingCell | PeriodCell):
-                    cell.open += 1
-                cells.append(cell)
-            limits, costs = [d.limit for d in event.demands], [d.cost for d in event.demands]
-            self._open[event.reservation_id] = Reservation(
-                event.at_us or 0, event.mark, limits, costs, cells, event.demands
-            )
-            self._mark = max(self._mark, event.mark)
-
-    def _replay_outcome(self, event: Outcome) -> None:
-        self._now_us = max(self._now_us, event.settled_us)
-        entry = self._open.pop(event.reservation_id, None)
-        if entry is not None and event.used is not None:
-            settle(entry, event.used, self._now_us)
-
-
-_DROPPED = Limit.balance("dropped", "nothing", 0)
+        ledger.whole(self._table.count)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stillhouse.exchanges import InputError
 from stillhouse.limits.cells import DistinctCell, LeaseCell, PeriodCell, RollingCell
 from stillhouse.limits.folding import charges_of, read_ledgers
-from stillhouse.limits.memory import Memory
+from stillhouse.limits.replay import Replay
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -39,40 +39,38 @@ async def enter(
     if word == "busy":
         return ""
     state, now = told
-    memory, names = await asyncio.to_thread(_read, root, int(now))
-    for part in _parts(memory, names):
+    replay = await asyncio.to_thread(_read, root, int(now))
+    for part in _parts(replay):
         word, *told = (await run("load", state, part)).decode().split()
         if word == "lost":
             return ""
     return told[0]
 
 
-def _read(root: Path, server_us: int) -> tuple[Memory, dict[bytes, int]]:
-    """All that the ledgers say, as cells; and of each open reservation its mark."""
+def _read(root: Path, server_us: int) -> Replay:
+    """All that the ledgers say, as cells and open reservations."""
     charges, opened, now_us = charges_of(read_ledgers(root))
-    now_us = max(now_us, server_us)
-    memory = Memory()
+    replay = Replay()
     for at_us, demand in sorted(charges, key=lambda charge: charge.at_us):
-        memory.charge((demand,), at_us)
-    memory.charge((), now_us)  # brings it to this time
-    names = {}
+        replay.charge(demand, at_us)
+    replay.pass_to(max(now_us, server_us))
     for intent in opened:
         enforced = tuple(demand for demand in intent.demands if not demand.limit.shadow)
-        names[intent.reservation_id] = memory.hold(intent.reservation_id, enforced, now_us)
-    return memory, names
+        replay.hold(intent.reservation_id, enforced, replay.now_us)
+    return replay
 
 
-def _parts(memory: Memory, names: dict[bytes, int]) -> Iterator[dict[str, Any]]:
+def _parts(replay: Replay) -> Iterator[dict[str, Any]]:
     """The requests that load it, in the forms that the script keeps; the last one opens it."""
-    now_us = memory.now_us
+    now_us = replay.now_us
 
     def part() -> dict[str, Any]:
         return {"now": now_us, "cells": [], "sets": [], "leases": [], "records": []}
 
-    marks = {mark: name for name, mark in names.items()}
+    marks = {entry.mark: name for name, entry in replay.open.items()}
     now = part()
-    for count, (scope, cell) in enumerate(memory.cells(), 1):
-        key = f"{cell.limit.cell}:{scope.kind}:{scope.id}"
+    for count, cell in enumerate(replay.table, 1):
+        key = f"{cell.limit.cell}:{cell.scope.kind}:{cell.scope.id}"
         if isinstance(cell, RollingCell):
             cell.fits(0, b"", now_us)
             limit = cell.limit
@@ -90,13 +88,13 @@ def _parts(memory: Memory, names: dict[bytes, int]) -> Iterator[dict[str, Any]]:
         if count % _PART == 0:
             yield now
             now = part()
-    for count, (name, mark) in enumerate(names.items(), 1):
-        row: list[Any] = [now_us, mark, name.hex()]
-        for scope, limit, cost, _ in memory.demands_of(name):
+    for count, (name, entry) in enumerate(replay.open.items(), 1):
+        row: list[Any] = [now_us, entry.mark, name.hex()]
+        for scope, limit, cost, _ in entry.demands:
             row += [f"{limit.cell}:{scope.kind}:{scope.id}", limit.kind, limit.unit, cost]
         now["records"].append([f"r:{name.hex()}", row])
         if count % _PART == 0:
             yield now
             now = part()
-    now["mark"] = memory.mark
+    now["mark"] = replay.mark
     yield now
