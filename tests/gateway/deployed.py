@@ -99,7 +99,7 @@ def started(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -152,19 +152,19 @@ async def streamed_unbuffered(client: aiohttp.ClientSession, port: int, key: str
         p.allowed.release()  # the role, which carries no text
         for word in WORDS:
             p.allowed.release()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while word.encode() not in await reply.content.readuntil(b"\n\n"):
                     pass
         for _ in range(4):
             p.allowed.release()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert (await reply.content.read()).endswith(b"data: [DONE]\n\n")
         p.allowed = asyncio.Semaphore(0)
 
 
 async def recorded(state: Path, count: int) -> list[dict[str, Any]]:
     """Wait until `count` exchanges are recorded, then return them."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             paths = sorted((state / "exchanges" / "journal").glob("*.journal"))
             rows = [record for path in paths for record in iterate_journal(path)]

@@ -82,7 +82,7 @@ def served(
             yield server
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def model_of(server: Server) -> dict[str, Any]:

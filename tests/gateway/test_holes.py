@@ -56,7 +56,7 @@ async def widen(gateway: Running) -> None:
     await asyncio.to_thread(gateway.store.perform, gateway.furnished.operator, tier)
     app = gateway.service.app
     facts = app.snapshot.authenticate(gateway.key, gateway.store.clock())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(app.snapshot.tier(facts).caps) > 1:  # type: ignore[arg-type]
             await asyncio.sleep(0.01)
 
@@ -237,7 +237,7 @@ def test_a_stream_that_was_left_holds_its_place_until_it_is_paid(tmp_path: Path)
             reply = await session.post(**asking(gateway, stream=True))
             await reply.content.readuntil(b"\n\n")
             reply.close()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not gateway.service._pumps():
                     await asyncio.sleep(0.005)
             assert await statuses(gateway, asking(gateway)) == [429]

@@ -224,7 +224,7 @@ def test_four_processes_keep_one_limit_and_one_list_of_bans(
             async with session(tmp_path) as client:
 
                 async def ask() -> int:
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(60):
                         while True:
                             async with client.post(**asking(port, made.keys[0])) as reply:
                                 await reply.read()
@@ -234,7 +234,7 @@ def test_four_processes_keep_one_limit_and_one_list_of_bans(
                             await asyncio.sleep(0.05)
 
                 for number in inside:
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(60):
                         while not await ready(client, number):
                             await asyncio.sleep(0.05)
                 # The lowest tier lets ten requests through at once, whoever serves them, and then

@@ -84,7 +84,7 @@ def test_an_organisation_accepts_the_terms_by_its_own_key(tmp_path: Path) -> Non
 
             status, told = await ask(accept, new["terms"], good)
             assert (status, told["accepted"]) == (200, version["version"])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while (await ask(chat, new["inference"], BODY))[0] != 200:
                     await asyncio.sleep(0.02)
             with gateway.store.reading() as connection:

@@ -259,7 +259,7 @@ def test_health_checks_take_a_server_out_and_in_again(tmp_path: Path) -> None:
                     return reply.status
 
             async def known(word: str, count: int) -> None:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while gateway.log.getvalue().count(word) < count:
                         await asyncio.sleep(0.01)
 

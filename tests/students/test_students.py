@@ -210,7 +210,7 @@ def test_a_saved_student_answers_in_transformers_serve(
         answer = _post(port, body, server)
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         log.close()
     assert answer["choices"][0]["message"]["role"] == "assistant"
     assert answer["usage"]["completion_tokens"] == 5

@@ -40,7 +40,7 @@ class Runs:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process.stdout.close()
 
     def run(self, *, cap: int, kill_at_step: int = 0) -> bool:
