@@ -150,6 +150,8 @@ class Machine(RuleBasedStateMachine):
         name = self.seen[pick % len(self.seen)]
         entry = self.plain.open.get(name, [])
         reserved = {d.limit.unit: d.cost for d, _ in entry}
+        if not self.subject.debts:  # nor by another demand's cost of that unit
+            reserved = {u: min(d.cost for d, _ in entry if d.limit.unit == u) for u in reserved}
         used = {unit: cost * part // 4 for unit, cost in reserved.items() if unit != missing}
         if over and part == 4 and self.subject.debts:
             used = {unit: cost + over for unit, cost in used.items()}
