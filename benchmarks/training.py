@@ -11,7 +11,9 @@ Each contender runs in processes of its own, one a round, in turns; every other 
 order round and all rounds have other batches. A process drops its first 5 steps. A step's tokens
 are its real ones (prompt and reply, no padding), its seconds hold everything: the teacher's forward
 pass, the loss, the optimiser. Memory is the whole process's peak, Python, weights and loading
-included. Intervals are 95 % percentile bootstraps over steps, paired by batch.
+included. What is compared was measured side by side in each round, and rounds differ more than
+steps do: intervals are of the rounds' ratios, by t (95 %) from three rounds on; of two rounds `low`
+and `high` are the two.
 
 gkd      TRL's GKDTrainer (lmbda 0, beta 0, bf16, no gradient checkpointing), its own step
 chunked  TRL's ChunkedDivergenceFunction on the reply tokens' states, in a plain loop
@@ -51,6 +53,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from scipy.stats import t as student_t
 
 from benchmarks import rows, told
 from benchmarks.whitebox.cell import Cell
@@ -68,7 +71,6 @@ ALL = (*OURS, *PEERS, "floor")
 SHARES = (50, 95)
 PACKAGES = ("torch", "transformers", "stillhouse")
 COMMAND = "python -m benchmarks.training --peers FOLDER"  # wherever TRL lies
-RESAMPLES = 2_000
 MEMORY = {"steps": 7, "warm_up": 1, "batch": 16}  # of `--memory`
 
 
@@ -105,6 +107,7 @@ class Measured:
     """The steps of a contender at a reply share, in the order of rounds and batches."""
 
     batches: tuple[str, ...]
+    rounds: tuple[int, ...]
     tokens: Any
     seconds: Any
     peak_bytes: int
@@ -114,25 +117,36 @@ class Measured:
         """Tokens a second."""
         return float(self.tokens.sum() / self.seconds.sum())
 
-    def over(self, other: Measured) -> tuple[float, float, float]:
-        """How many times as fast as `other`, with its interval over batches."""
+    def round_rates(self) -> dict[int, float]:
+        """Tokens a second, round by round."""
+        rounds = np.array(self.rounds)
+        return {
+            one: float(self.tokens[rounds == one].sum() / self.seconds[rounds == one].sum())
+            for one in sorted(set(self.rounds))
+        }
+
+    def over(self, other: Measured) -> tuple[float, float | None, float | None]:
+        """How many times as fast as `other`, with what the rounds say of it."""
+        theirs = other.round_rates()
+        ratios = [rate / theirs[one] for one, rate in self.round_rates().items()]
+        return (self.rate / other.rate, *of_rounds(ratios))
+
+    def paired(self, other: Measured) -> tuple[float, float | None, float | None]:
+        """`over`, of two that were fed the same batches."""
         if self.batches != other.batches:
             raise ValueError("these two were not fed the same batches; remove their cells")
-        draws = np.random.default_rng(3).integers(
-            0, len(self.seconds), size=(RESAMPLES, len(self.seconds))
-        )
-        ratios = other.seconds[draws].sum(1) / self.seconds[draws].sum(1)
-        low, high = np.percentile(ratios, [2.5, 97.5])
-        return float(other.seconds.sum() / self.seconds.sum()), float(low), float(high)
+        return self.over(other)
 
-    def against(self, rate: float) -> tuple[float, float, float]:
-        """Its rate as a share of a constant one, with the interval over its batches."""
-        draws = np.random.default_rng(4).integers(
-            0, len(self.seconds), size=(RESAMPLES, len(self.seconds))
-        )
-        shares = self.tokens[draws].sum(1) / self.seconds[draws].sum(1) / rate
-        low, high = np.percentile(shares, [2.5, 97.5])
-        return self.rate / rate, float(low), float(high)
+
+def of_rounds(ratios: Sequence[float]) -> tuple[float | None, float | None]:
+    """The 95 % interval of their mean; of two their range, of one nothing."""
+    if len(ratios) < 2:
+        return None, None
+    if len(ratios) == 2:
+        return min(ratios), max(ratios)
+    mean, error = np.mean(ratios), np.std(ratios, ddof=1) / np.sqrt(len(ratios))
+    half = student_t.ppf(0.975, len(ratios) - 1) * error
+    return float(mean - half), float(mean + half)
 
 
 def write_steps(found: Sequence[tuple[Cell, dict[str, Any]]], path: Path = STEPS) -> None:
@@ -162,6 +176,7 @@ def read_steps(path: Path = STEPS) -> dict[int, dict[str, Measured]]:
             if mine:
                 found.setdefault(share, {})[name] = Measured(
                     batches=tuple(line["batch"] for line in mine),
+                    rounds=tuple(int(line["round"]) for line in mine),
                     tokens=np.array([int(line["tokens"]) for line in mine], dtype=float),
                     seconds=np.array([float(line["seconds"]) for line in mine]),
                     peak_bytes=max(int(line["peak_bytes"]) for line in mine),
@@ -172,7 +187,7 @@ def read_steps(path: Path = STEPS) -> dict[int, dict[str, Measured]]:
 def figures(found: dict[str, Measured]) -> Iterator[tuple[Any, ...]]:
     """(figure, value, low, high, unit, peer, peer's value) of one reply share."""
     best = max(PEERS, key=lambda name: found[name].rate)
-    peer, rate, floor = PEERS[best], found[best].rate, found["floor"].rate
+    peer, rate = PEERS[best], found[best].rate
     for name in ALL:
         figure = "tokens_per_s" if name == "ours" else f"tokens_per_s_{name}"
         yield (figure, found[name].rate, None, None, "tok/s", peer, rate)
@@ -180,14 +195,15 @@ def figures(found: dict[str, Measured]) -> Iterator[tuple[Any, ...]]:
         gib = found[name].peak_bytes / 2**30
         yield (f"peak_memory_{name}", gib, None, None, "GiB", peer,
                found[best].peak_bytes / 2**30)  # fmt: skip
-    yield ("tokens_per_s_over_best_peer", *found["ours"].over(found[best]), "x", peer, 1.0)
-    yield ("cached_tokens_per_s_over_best_peer", *found["cached"].over(found[best]), "x", peer, 1.0)
+    for name, figure in (("ours", "tokens_per_s"), ("cached", "cached_tokens_per_s")):
+        yield (f"{figure}_over_best_peer", *found[name].paired(found[best]), "x", peer, 1.0)
     for name in ("ours", "cached"):
         figure = "peak_memory_over_best_peer"
         memory = found[name].peak_bytes / found[best].peak_bytes
         yield (figure if name == "ours" else f"cached_{figure}", memory, None, None, "x", peer, 1.0)
-    yield ("share_of_matmul_floor", *found["ours"].against(floor), "share", peer, rate / floor)
-    yield ("packing_gain", *found["ours"].over(found["padded"]), "x", "ours, padded", 1.0)
+    floor = found["floor"]
+    yield ("share_of_matmul_floor", *found["ours"].over(floor), "share", peer, rate / floor.rate)
+    yield ("packing_gain", *found["ours"].paired(found["padded"]), "x", "ours, padded", 1.0)
 
 
 def memory(found: dict[int, dict[str, Measured]], batch: int) -> None:

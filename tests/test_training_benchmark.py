@@ -102,3 +102,10 @@ def test_peaks_of_a_batch_size_stand_beside_the_fastest_peers(
     assert (over.value, over.peer) == (0.25, training.PEERS["chunked"])
     assert found["peak_memory_ours_batch_16_reply_95"].peer_value == 1.0
     assert over.command.endswith("--memory")
+
+
+def test_the_interval_of_a_ratio_is_that_of_its_rounds() -> None:
+    assert training.of_rounds([1.5]) == (None, None)
+    assert training.of_rounds([1.58, 1.35]) == (1.35, 1.58)
+    low, high = training.of_rounds([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
