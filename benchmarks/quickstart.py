@@ -170,8 +170,10 @@ def _widened(interval: dict[str, Any]) -> tuple[float, float]:
 
 
 def readme_section() -> str:
-    """What the README says of the quickstart, from its newest rows."""
+    """What the README says of the quickstart: the newest rows, as far as they are of one commit."""
     found = rows.newest("quickstart")
+    minutes = found["minutes"]
+    found = {n: row for n, row in found.items() if _commit(row) == _commit(minutes)}
     lines = ["| | value | 95 % interval |", "|---|---|---|"]
     for figure, title in TITLES.items():
         if figure not in found:
@@ -179,12 +181,15 @@ def readme_section() -> str:
         row = found[figure]
         interval = "" if row.low is None or row.high is None else f"{row.low:.1f} to {row.high:.1f}"
         lines.append(f"| {title} | {row.value:.1f} {row.unit} | {interval} |")
-    minutes = found["minutes"]
     return (
         f"Measured on {minutes.machine} ({minutes.date}, `{minutes.command}`):\n\n"
         + "\n".join(lines)
         + "\n"
     )
+
+
+def _commit(row: rows.Row) -> str:
+    return row.commit.removesuffix("+")  # the rows before it, appended and not committed
 
 
 def write_readme(path: Path = README) -> None:
