@@ -47,12 +47,11 @@ class Measure:
     undone_us: int | None = None
 
     def holds(self, now_us: int) -> bool:
-        """Tell whether it is in force."""
-        return (
-            self.undone_us is None
-            and self.start_us <= now_us
-            and (self.expires_us is None or now_us < self.expires_us)
-        )
+        """Tell whether it is in force.
+
+        `start_us` is not asked: none lies in the future, except where another clock is ahead.
+        """
+        return self.undone_us is None and (self.expires_us is None or now_us < self.expires_us)
 
     def ended_us(self) -> int | None:
         """Return when it ended or will end; None where it does not end by itself."""

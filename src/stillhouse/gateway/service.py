@@ -145,7 +145,7 @@ class Service:
         self._gauges()
         for door, what in open_doors(config):
             self.log.event("open", setting=door, what=what)
-        self._start(follow(store, snapshot, on_poll=lambda _: self.app.recheck()))
+        self._start(follow(store, snapshot, on_poll=self._confirmed))
         self._start(self._tick())
         self._start(self._record())
         self._start(self._sync())
@@ -251,6 +251,10 @@ class Service:
         self.ledger.forget()
         if found.unsettled or recorded:
             self.log.event("recovered", charged=len(found.unsettled), recorded=recorded)
+
+    def _confirmed(self, _changed: bool) -> None:
+        self.app.recheck()
+        self.app.snapshot.forget_ended(self._clock.now_us())
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         self._tasks.append(asyncio.ensure_future(work))
