@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stillhouse.exchanges import ExchangeLog, KeyedDigests, SkeletonHash, new_id
+import pytest
+
+from stillhouse.exchanges import (
+    ExchangeLog,
+    InputError,
+    Journal,
+    KeyedDigests,
+    SkeletonHash,
+    new_id,
+)
 from stillhouse.exchanges.dataset import compact, open_dataset
 from stillhouse.gateway.ledger import Ledger
 from stillhouse.gateway.recorder import Recorder, Served
@@ -36,6 +45,34 @@ def test_files_that_are_kept_elsewhere_go_when_that_is_on_the_disk(tmp_path: Pat
     # What is open went along from file to file.
     again = Ledger(tmp_path, time_us=10**6)
     assert [one["id"] for one in again.recovery.unsettled] == [intent(3)["id"]]
+    again.close()
+
+
+def test_a_file_that_cannot_be_begun_leaves_the_present_one_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path, time_us=1, rotate=1)
+    ledger.intend(intent(1))
+    ledger.flush()
+    append = Journal.append_encoded
+
+    def full(journal: Journal, lines: list[bytes]) -> int:
+        if journal.path != kept:
+            raise InputError("the disk is full")
+        return append(journal, lines)
+
+    kept = ledger.path
+    monkeypatch.setattr(Journal, "append_encoded", full)
+    with pytest.raises(InputError):
+        ledger.turn(2)
+    monkeypatch.undo()
+    assert ledger.path == kept
+    assert files(tmp_path) == ["open"]
+    ledger.intend(intent(2))
+    assert ledger.flush()
+    ledger.close()
+    again = Ledger(tmp_path, time_us=10**6)
+    assert [one["id"] for one in again.recovery.unsettled] == [intent(n)["id"] for n in (1, 2)]
     again.close()
 
 

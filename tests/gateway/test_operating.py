@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import yaml
 from tests.gateway.running import Running, configuration, prepare, running
 from tests.gateway.scripted import Script, Upstream, chunks, completion
 from tests.ports import free_port
 
 from stillhouse.accounts import acts
+from stillhouse.exchanges import InputError
+from stillhouse.gateway.ledger import Ledger
 
 PROGRAM = "from stillhouse.cli import main; main()"
 
@@ -121,6 +124,34 @@ def test_a_full_disk_refuses_new_requests_and_lets_open_streams_finish(tmp_path:
             assert [row["status"] for row in rows] == [200, 200]
             assert gateway.service.limiter.open_count == 0
             assert "journal_works_again" in gateway.log.getvalue()
+
+    asyncio.run(scenario())
+
+
+def test_a_disk_that_is_full_when_the_ledger_turns_ends_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            service, begin = gateway.service, Ledger._begin
+            service.ledger._rotate = 1
+            tried: list[object] = []
+
+            def full(*_: object) -> None:
+                tried.append(_)
+                raise InputError("the disk is full")
+
+            async with session.post(**asking(gateway)) as reply:
+                assert reply.status == 200
+            monkeypatch.setattr(Ledger, "_begin", full)
+            before = service.ledger.path
+            async with asyncio.timeout(60):
+                while not tried:
+                    await asyncio.sleep(0.01)
+                monkeypatch.setattr(Ledger, "_begin", begin)  # there is room again
+                while service.ledger.path == before:
+                    await asyncio.sleep(0.01)
+            assert not [task for task in service._tasks if task.done()]
 
     asyncio.run(scenario())
 

@@ -280,18 +280,21 @@ class Service:
         while True:
             await asyncio.sleep(_SYNC_S)
             self.commit.now()
-            if not len(self.recorder) and not self.ledger.failing:
-                self.ledger.forget()
-            self.ledger.turn(self._clock.now_us())
             try:
-                paths = [self.ledger.path, self.exchanges.path]
-                if self.limiter.ledger_path is not None:
-                    paths.append(self.limiter.ledger_path)
-                await asyncio.to_thread(_fsync, paths)
+                if not len(self.recorder) and not self.ledger.failing:
+                    self.ledger.forget()
+                self.ledger.turn(self._clock.now_us())
+                await self._put_on_disk()
                 self.ledger.discard()
-            except OSError as error:
+            except (InputError, OSError) as error:
                 self.ledger.failing = True
-                self.log.trouble("journal", f"the disk refused a sync ({error.strerror})")
+                self.log.trouble("journal", f"the disk refuses ({error})")
+
+    async def _put_on_disk(self) -> None:
+        paths = [self.ledger.path, self.exchanges.path]
+        if self.limiter.ledger_path is not None:
+            paths.append(self.limiter.ledger_path)
+        await asyncio.to_thread(_fsync, paths)
 
     async def _write(self) -> None:
         while True:
