@@ -19,6 +19,7 @@ from tests.ports import free_port
 
 from stillhouse.accounts import acts
 from stillhouse.exchanges import InputError
+from stillhouse.gateway import service
 from stillhouse.gateway.ledger import Ledger
 
 PROGRAM = "from stillhouse.cli import main; main()"
@@ -128,13 +129,41 @@ def test_a_full_disk_refuses_new_requests_and_lets_open_streams_finish(tmp_path:
     asyncio.run(scenario())
 
 
+def test_while_the_disk_refuses_to_sync_nothing_new_is_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[object] = []
+
+    def refuse(paths: object) -> None:
+        refused.append(paths)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(service, "_fsync", refuse)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            async with asyncio.timeout(60):
+                while not refused:
+                    await asyncio.sleep(0.01)
+                while len(refused) < 10:
+                    async with session.post(**asking(gateway)) as reply:
+                        assert reply.status == 503
+                monkeypatch.undo()
+                while not gateway.service.app.is_ready():
+                    await asyncio.sleep(0.01)
+            async with session.post(**asking(gateway)) as reply:
+                assert reply.status == 200
+
+    asyncio.run(scenario())
+
+
 def test_a_disk_that_is_full_when_the_ledger_turns_ends_no_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
-            service, begin = gateway.service, Ledger._begin
-            service.ledger._rotate = 1
+            ledger, begin = gateway.service.ledger, Ledger._begin
+            ledger._rotate = 1
             tried: list[object] = []
 
             def full(*_: object) -> None:
@@ -144,14 +173,14 @@ def test_a_disk_that_is_full_when_the_ledger_turns_ends_no_task(
             async with session.post(**asking(gateway)) as reply:
                 assert reply.status == 200
             monkeypatch.setattr(Ledger, "_begin", full)
-            before = service.ledger.path
+            before = ledger.path
             async with asyncio.timeout(60):
                 while not tried:
                     await asyncio.sleep(0.01)
                 monkeypatch.setattr(Ledger, "_begin", begin)  # there is room again
-                while service.ledger.path == before:
+                while ledger.path == before:
                     await asyncio.sleep(0.01)
-            assert not [task for task in service._tasks if task.done()]
+            assert not [task for task in gateway.service._tasks if task.done()]
 
     asyncio.run(scenario())
 

@@ -147,6 +147,7 @@ class Service:
             self.log.event("open", setting=door, what=what)
         self._start(follow(store, snapshot, on_poll=self._confirmed))
         self._start(self._tick())
+        self._start(self._mend())
         self._start(self._record())
         self._start(self._sync())
         self._start(self._write())
@@ -267,8 +268,16 @@ class Service:
             for offering in (self.app.offering, *self._retired):
                 for offered in offering.models.values():
                     offered.relay.route.watch(now)
-            if self.ledger.failing and self.ledger.retry():
-                self.log.event("journal_works_again")
+
+    async def _mend(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if not self.ledger.failing:
+                continue
+            with contextlib.suppress(OSError):
+                await self._put_on_disk()  # a disk that takes lines may still refuse to keep them
+                if self.ledger.retry():
+                    self.log.event("journal_works_again")
 
     async def _record(self) -> None:
         while True:
