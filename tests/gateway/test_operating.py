@@ -18,7 +18,8 @@ from tests.gateway.scripted import Script, Upstream, chunks, completion
 from tests.ports import free_port
 
 from stillhouse.accounts import acts
-from stillhouse.exchanges import InputError
+from stillhouse.exchanges import ExchangeLog, InputError
+from stillhouse.gateway import recorder as recorder_module
 from stillhouse.gateway import service
 from stillhouse.gateway.ledger import Ledger
 
@@ -153,6 +154,35 @@ def test_while_the_disk_refuses_to_sync_nothing_new_is_admitted(
                     await asyncio.sleep(0.01)
             async with session.post(**asking(gateway)) as reply:
                 assert reply.status == 200
+
+    asyncio.run(scenario())
+
+
+def test_exchanges_that_could_not_be_recorded_are_recorded_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the exchanges is full for a while, that of the ledger is not."""
+
+    def full(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            ledger, recorder = gateway.service.ledger, gateway.service.recorder
+            ledger._rotate = 1
+            with monkeypatch.context() as patched:
+                patched.setattr(recorder_module, "BACKLOG", 4)
+                patched.setattr(ExchangeLog, "append_encoded", full)
+                for _ in range(6):
+                    async with session.post(**asking(gateway)) as reply:
+                        assert reply.status == 200
+            before = ledger.path
+            async with asyncio.timeout(60):
+                while len(recorder) or ledger.path == before:
+                    await asyncio.sleep(0.01)
+            assert 0 < len(gateway.exchanges()) < 6
+        async with running(tmp_path, furnished=gateway.furnished) as again:
+            assert len(again.exchanges()) == 6
 
     asyncio.run(scenario())
 

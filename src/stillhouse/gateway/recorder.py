@@ -58,6 +58,7 @@ class Recorder:
         sink: Callable[[Exchange], None] | None = None,
     ):
         self.failing = False
+        self.dropped = 0  # only the ledger has them: recorded at the next start
         self._log = log
         self._ledger = ledger
         self._digests = digests
@@ -98,6 +99,7 @@ class Recorder:
                 self.failing = True
                 if not self._behind:
                     return False
+                self.dropped += len(batch)
             else:
                 self.failing = False
             for served in batch:

@@ -196,8 +196,8 @@ class Service:
         for offering in (*self._retired, self.app.offering):
             offering.close()
         self.commit.now()
-        if self.recorder.work(budget_us=None) and not self.ledger.failing:
-            self.ledger.forget()
+        if self.recorder.work(budget_us=None):
+            self._forget()
         self._write_seen()
         await self.limiter.close()
         self._closing.close()
@@ -290,14 +290,18 @@ class Service:
             await asyncio.sleep(_SYNC_S)
             self.commit.now()
             try:
-                if not len(self.recorder) and not self.ledger.failing:
-                    self.ledger.forget()
+                if not len(self.recorder):
+                    self._forget()
                 self.ledger.turn(self._clock.now_us())
                 await self._put_on_disk()
                 self.ledger.discard()
             except (InputError, OSError) as error:
                 self.ledger.failing = True
                 self.log.trouble("journal", f"the disk refuses ({error})")
+
+    def _forget(self) -> None:
+        if not self.ledger.failing and not self.recorder.dropped:
+            self.ledger.forget()
 
     async def _put_on_disk(self) -> None:
         paths = [self.ledger.path, self.exchanges.path]
@@ -332,7 +336,10 @@ class Service:
     def _gauges(self) -> None:
         self.metrics.gauges |= {
             "open_requests": ("Requests that are open", lambda: len(self.app.turns)),
-            "unrecorded": ("Exchanges that wait to be recorded", lambda: len(self.recorder)),
+            "unrecorded": (
+                "Exchanges that wait to be recorded",
+                lambda: len(self.recorder) + self.recorder.dropped,
+            ),
             "journal_failing": ("1 while the journal fails", lambda: self.ledger.failing),
             "ready": ("1 while requests are served", lambda: self.app.is_ready()),
             "upstreams_open": ("Servers of models that may be asked now", self._open_upstreams),
