@@ -68,7 +68,9 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> Non
             path.write_text(yaml.safe_dump({**good, "bounds": {"depth": 7}}))
             assert service.reload()
             assert service.app.offering.bounds.depth == 7
-            for bad in ("models: [", yaml.safe_dump({**good, "state": "elsewhere"})):
+            (tmp_path / "origins.csv").write_text("network,country,asn\n203.0.113.0/24,FR,\n")
+            changes = ({"state": "elsewhere"}, {"origins": "origins.csv"})
+            for bad in ("models: [", *(yaml.safe_dump({**good, **one}) for one in changes)):
                 path.write_text(bad)
                 assert not service.reload()
                 assert service.app.offering.bounds.depth == 7
