@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +20,7 @@ from tests.ports import free_port
 from stillhouse.exchanges import InUseError
 from stillhouse.gateway.config import read_config
 from stillhouse.gateway.service import Service
+from stillhouse.gateway.turn import Turn
 
 PROGRAM = "from stillhouse.cli import main; main()"
 
@@ -74,6 +78,33 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> Non
                 path.write_text(bad)
                 assert not service.reload()
                 assert service.app.offering.bounds.depth == 7
+        finally:
+            await service.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_reload_replaced_stays_while_somebody_is_on_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "gateway.yaml"
+        models = [{"name": "one", "upstreams": [{"url": "http://127.0.0.1:9/v1"}]}]
+        path.write_text(yaml.safe_dump({"models": models}))
+        config = read_config(path)
+        prepare(tmp_path, config)
+        service = await Service.open(config, path=path)
+        try:
+            turn = Turn(b"x" * 16, 0, time.monotonic(), "openai")
+            service.app.turns.add(turn)
+            before = weakref.ref(service.app.offering)
+            assert service.reload()
+            await asyncio.sleep(0.2)
+            gc.collect()
+            assert before() is not None
+            service.app.turns.discard(turn)
+            async with asyncio.timeout(60):
+                while before() is not None:
+                    await asyncio.sleep(0.01)
+                    gc.collect()
         finally:
             await service.close()
 

@@ -69,7 +69,7 @@ class Service:
         self._clock = SteadyClock()
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing = contextlib.ExitStack()
-        self._retired: list[Offering] = []
+        self._retired: list[tuple[Offering, set[Turn]]] = []  # and who may still be on it
 
     @classmethod
     async def open(
@@ -165,8 +165,8 @@ class Service:
         except InputError as error:
             self.log.event("reload_refused", reason=str(error))
             return False
-        # Open requests end on the old one; its idle connections go when they are done.
-        self._retired.append(self.app.offering)
+        # Open requests end on the old one; it goes when they are done.
+        self._retired.append((self.app.offering, set(self.app.turns)))
         self.app.offering, self.config = offering, config
         self._checks.follow(offering)
         self.log.event("reloaded")
@@ -193,7 +193,7 @@ class Service:
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        for offering in (*self._retired, self.app.offering):
+        for offering in self._offerings():
             offering.close()
         self.commit.now()
         if self.recorder.work(budget_us=None):
@@ -265,9 +265,10 @@ class Service:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
             self.app.watch()
-            for offering in (self.app.offering, *self._retired):
+            for offering in self._offerings():
                 for offered in offering.models.values():
                     offered.relay.route.watch(now)
+            self._let_go()
 
     async def _mend(self) -> None:
         while True:
@@ -319,14 +320,21 @@ class Service:
         self.store.record_sightings(self._sightings.drain())
         self.store.record_uses(self._uses.drain())
 
+    def _offerings(self) -> list[Offering]:
+        return [self.app.offering, *(offering for offering, _ in self._retired)]
+
+    def _let_go(self) -> None:
+        """Close the offerings that a reload replaced and nobody is on any more."""
+        retired, self._retired = self._retired, []
+        for offering, turns in retired:
+            turns &= self.app.turns
+            if turns or _pumps(offering):
+                self._retired.append((offering, turns))
+            else:
+                offering.close()
+
     def _pumps(self) -> list[asyncio.Task[None]]:
-        offerings = (self.app.offering, *self._retired)
-        return [
-            pump
-            for offering in offerings
-            for offered in offering.models.values()
-            for pump in offered.relay.pumps
-        ]
+        return [pump for offering in self._offerings() for pump in _pumps(offering)]
 
     def _open_upstreams(self) -> int:
         now = time.monotonic()
@@ -344,6 +352,10 @@ class Service:
             "ready": ("1 while requests are served", lambda: self.app.is_ready()),
             "upstreams_open": ("Servers of models that may be asked now", self._open_upstreams),
         }
+
+
+def _pumps(offering: Offering) -> list[asyncio.Task[None]]:
+    return [pump for offered in offering.models.values() for pump in offered.relay.pumps]
 
 
 @contextlib.contextmanager
