@@ -12,12 +12,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+import sqlalchemy.exc
 import yaml
 from tests.gateway.running import Running, configuration, prepare, running
 from tests.gateway.scripted import Script, Upstream, chunks, completion
 from tests.ports import free_port
 
-from stillhouse.accounts import acts
+from stillhouse.accounts import Store, acts
+from stillhouse.accounts.views import page, preview
 from stillhouse.exchanges import ExchangeLog, InputError
 from stillhouse.gateway import recorder as recorder_module
 from stillhouse.gateway import service
@@ -211,6 +213,36 @@ def test_a_disk_that_is_full_when_the_ledger_turns_ends_no_task(
                 while ledger.path == before:
                     await asyncio.sleep(0.01)
             assert not [task for task in gateway.service._tasks if task.done()]
+
+    asyncio.run(scenario())
+
+
+def test_who_was_seen_while_the_database_was_away_is_known_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def away(*batch: object) -> None:
+        tried.append(batch)
+        raise sqlalchemy.exc.OperationalError("", {}, Exception("gone"))
+
+    monkeypatch.setattr(service, "_WRITE_S", 0.1)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            with monkeypatch.context() as patched:
+                patched.setattr(Store, "record_sightings", away)
+                async with session.post(**asking(gateway)) as reply:
+                    assert reply.status == 200
+                before = len(tried)
+                async with asyncio.timeout(60):
+                    while len(tried) < before + 2:
+                        await asyncio.sleep(0.01)
+            async with asyncio.timeout(60):
+                while preview(gateway.store, "address", "127.0.0.0/24").affected != 1:
+                    await asyncio.sleep(0.01)
+                while "last_used_us': None" in str(page(gateway.store, "keys")):
+                    await asyncio.sleep(0.01)
 
     asyncio.run(scenario())
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import sqlalchemy.exc
 import yaml
 from tests.gateway.running import configuration, prepare, running
 from tests.gateway.scripted import Script, completion
 from tests.ports import free_port
 
+from stillhouse.accounts import Store
 from stillhouse.exchanges import InUseError
 from stillhouse.gateway.config import read_config
 from stillhouse.gateway.service import Service
@@ -121,6 +123,25 @@ def test_a_second_process_on_the_same_state_is_refused(tmp_path: Path) -> None:
                 await Service.open(config)
         finally:
             await service.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_database_that_is_away_at_the_end_keeps_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("", {}, Exception("gone"))
+
+    async def scenario() -> None:
+        config = configuration(tmp_path, "http://127.0.0.1:9/v1")
+        prepare(tmp_path, config)
+        service = await Service.open(config)
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "record_sightings", away)
+            await service.close()
+        again = await Service.open(config)
+        await again.close()
 
     asyncio.run(scenario())
 

@@ -195,12 +195,14 @@ class Service:
         await asyncio.gather(*pumps, return_exceptions=True)
         for offering in self._offerings():
             offering.close()
-        self.commit.now()
-        if self.recorder.work(budget_us=None):
-            self._forget()
-        self._write_seen()
-        await self.limiter.close()
-        self._closing.close()
+        try:
+            self.commit.now()
+            if self.recorder.work(budget_us=None):
+                self._forget()
+            await self._write_seen()
+            await self.limiter.close()
+        finally:
+            self._closing.close()
 
     def _url(self, given: str, variable: str | None) -> str:
         if variable is None:
@@ -313,12 +315,17 @@ class Service:
     async def _write(self) -> None:
         while True:
             await asyncio.sleep(_WRITE_S)
-            with contextlib.suppress(Exception):
-                await asyncio.to_thread(self._write_seen)
+            await self._write_seen()
 
-    def _write_seen(self) -> None:
-        self.store.record_sightings(self._sightings.drain())
-        self.store.record_uses(self._uses.drain())
+    async def _write_seen(self) -> None:
+        seen, uses = self._sightings.drain(), self._uses.drain()
+        try:
+            await asyncio.to_thread(self.store.record_sightings, seen)
+            await asyncio.to_thread(self.store.record_uses, uses)
+        except Exception as error:  # noqa: BLE001 (drivers have errors of their own)
+            self._sightings.give_back(seen)
+            self._uses.give_back(uses)
+            self.log.trouble("accounts", f"who was seen is not written ({type(error).__name__})")
 
     def _offerings(self) -> list[Offering]:
         return [self.app.offering, *(offering for offering, _ in self._retired)]
