@@ -191,6 +191,15 @@ def test_a_block_shows_whom_it_hits_and_needs_a_second_person_above_the_cap(
     assert "6 accounts" in office.perform("ann", many).result["why"]
 
 
+def test_a_block_around_ipv4_clients_in_another_form_needs_a_second_person(
+    office: Office, clock: Clock
+) -> None:
+    seen(office, clock, "64:ff9b::203.0.113.7")
+    assert preview(office.store, "address", "64:ff9b::/64").affected is None
+    block = Block(network="64:ff9b::/64", acknowledged=0, reason="x")
+    assert office.perform("ann", block).proposal
+
+
 def test_sightings_are_forgotten_after_thirty_days(office: Office, clock: Clock) -> None:
     seen(office, clock, "203.0.113.5")
     clock.step(days=31)

@@ -29,7 +29,7 @@ _IN_ONE_QUERY = 500
 class Behind:
     """What an operator sees before a measure.
 
-    affected: how many accounts it would stop; None where a network is too wide to tell.
+    affected: how many accounts it would stop; None where that cannot be told of a network.
     accounts: those, and neighbours: others seen on the same addresses; each at most 200 ids.
     organisations: to how many organisations the affected ones belong.
     """
@@ -128,6 +128,8 @@ def measure_of_row(row: Any) -> Measure:
 
 
 def _prefixes(desk: Desk, network: Network) -> list[bytes] | None:
+    if network.holds_ipv4:
+        return None
     lengths = SCOPE_LENGTHS[network.version]
     if network.length > lengths[0]:
         # Narrower than what is counted as one client: who is in the /64 is meant.

@@ -88,7 +88,7 @@ def why_second(
     if kind == "ban":
         return "a ban needs a second person"
     if affected is None:
-        return "the network is so wide that it cannot be said who is behind it"
+        return "it cannot be said who is behind this network"
     if affected > policy.cap_accounts:
         return f"{affected} accounts are behind it, and one person decides on {policy.cap_accounts}"
     limit_us = ALONE_HOURS * HOUR_US if kind == "suspend" else policy.block_days * DAY_US
