@@ -25,6 +25,7 @@ from stillhouse.accounts.acts import (
     AddRepresentative,
     AppealMeasure,
     Approve,
+    AssignCampaign,
     Ban,
     Block,
     ChangeRole,
@@ -102,6 +103,49 @@ def test_one_person_suspends_for_a_day_and_not_again(office: Office, clock: Cloc
         assert office.perform("ben", again).proposal, "whoever prolongs it needs a second person"
     clock.step(days=8)
     assert office.perform("ben", suspend(office)).proposal is None
+
+
+def assign(campaign: str, *accounts: str) -> AssignCampaign:
+    return AssignCampaign(campaign=campaign, accounts=list(accounts), reason="case 12")
+
+
+def test_nobody_is_stopped_by_one_person_through_a_campaign(office: Office, clock: Clock) -> None:
+    first, *others = office.made.accounts
+    act = suspend(office, scope="campaign", subject="c-1")
+    assert office.perform("ann", assign("c-1", first)).proposal is None
+    assert office.perform("ann", act).proposal is None
+    assert office.perform("ann", assign("c-1", *others)).proposal
+    assert office.perform("ann", assign("c-1", first)).proposal is None, "it is in it already"
+    assert office.perform("ann", assign("", first)).proposal is None, "to let go is like undoing"
+    assert office.perform("ann", assign("c-1", first)).proposal
+    clock.step(days=2)
+    assert office.perform("ann", assign("c-1", *others)).proposal is None
+    assert office.perform("ann", act).proposal
+
+
+def test_who_is_moved_to_another_campaign_is_remembered(office: Office, clock: Clock) -> None:
+    account = office.made.accounts[0]
+    for day, campaign in enumerate(("c-0", "", "c-1", "c-0")):
+        office.perform("ann", assign(campaign, account))
+        act = suspend(office, scope="campaign", subject=campaign) if campaign else suspend(office)
+        done = office.perform("ann", act)
+        assert (done.proposal is None) == (day == 0), campaign
+        clock.step(days=1)
+    office.perform("ann", assign("c-2", account))
+    clock.step(days=8)
+    act = suspend(office, scope="campaign", subject="c-2")
+    assert office.perform("ann", act).proposal is None
+
+
+def test_a_large_campaign_is_made_by_two(office: Office) -> None:
+    made = office.store.perform_all(
+        office.operators["sue"],
+        [CreateAccount(organisation=office.made.organisation, name=f"{n}") for n in range(3)],
+    )
+    accounts = [*office.made.accounts, *(done.subject for done in made)]
+    assert office.perform("ann", assign("c-1", *accounts[:5])).proposal is None
+    assert office.perform("ann", assign("c-1", *accounts[5:])).proposal
+    assert office.perform("ann", assign("c-2", *accounts)).proposal
 
 
 def test_undoing_and_suspending_again_is_an_extension(office: Office) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 
 from stillhouse.accounts import schema
 from stillhouse.accounts.desk import MissingError
@@ -98,8 +98,8 @@ def earlier_measures(
 ) -> list[Measure]:
     """Return measures on the same people, or with `exact` on this very subject.
 
-    The same people: the key, its account, its organisation, its campaign, and all that these hold;
-    for a network every network that overlaps it.
+    The same people: the key, its account, its organisation, its campaign, those that it left under
+    a measure or after one, and all that these hold; for a network every network that overlaps it.
     """
     table = schema.measures
     where: ColumnElement[bool]
@@ -180,6 +180,12 @@ def _related(connection: Connection, scope: Scope, subject: str) -> list[ColumnE
         scope: {subject},
     }
     held = select(keys.c.id).where(keys.c.account.in_(members))
+    left = schema.left_campaigns
+    was_in = exists().where(
+        left.c.account.in_(members),
+        left.c.campaign == measures.c.subject,
+        left.c.left_us >= measures.c.start_us,
+    )
     clauses = [
         (measures.c.scope == kind) & measures.c.subject.in_(sorted(part))
         for kind, names in above.items()
@@ -187,6 +193,7 @@ def _related(connection: Connection, scope: Scope, subject: str) -> list[ColumnE
     ]
     return [
         *clauses,
+        (measures.c.scope == "campaign") & was_in,
         (measures.c.scope == "account") & measures.c.subject.in_(members),
         (measures.c.scope == "key") & measures.c.subject.in_(held),
     ]
