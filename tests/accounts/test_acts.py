@@ -8,6 +8,7 @@ from tests.accounts.conftest import Clock, Office
 
 from stillhouse.accounts import (
     ConflictError,
+    Done,
     ForbiddenError,
     KeyFacts,
     Right,
@@ -36,6 +37,7 @@ from stillhouse.accounts.acts import (
     EraseFacts,
     Extend,
     IssueKey,
+    ListOrigin,
     PauseOperator,
     RecordFacts,
     Reject,
@@ -242,6 +244,21 @@ def test_a_block_around_ipv4_clients_in_another_form_needs_a_second_person(
     assert preview(office.store, "address", "64:ff9b::/64").affected is None
     block = Block(network="64:ff9b::/64", acknowledged=0, reason="x")
     assert office.perform("ann", block).proposal
+
+
+def test_a_range_is_refused_for_ever_by_two_admins(office: Office, clock: Clock) -> None:
+    seen(office, clock, "203.0.113.5")
+
+    def listed(value: str, verdict: str) -> Done:
+        fields = {"kind": "hosting", "value": value, "verdict": verdict, "reason": "rented"}
+        return office.perform("ada", ListOrigin.model_validate(fields))
+
+    assert "behind it: 3" in listed("203.0.113.0/24", "refuse").result["why"]
+    assert "cannot be told" in listed("0.0.0.0/0", "refuse").result["why"]
+    assert listed("203.0.113.0/24", "verify").proposal is None
+    bob = office.operators["bob"]
+    office.perform("bob", ChangeRole(operator=bob, role=Role.SUPPORT, reason="enough"))
+    assert listed("203.0.113.0/24", "refuse").proposal is None, "nobody else could agree"
 
 
 def test_sightings_are_forgotten_after_thirty_days(office: Office, clock: Clock) -> None:
