@@ -8,6 +8,7 @@ from tests.accounts.conftest import Clock, Office
 
 from stillhouse.accounts import (
     ConflictError,
+    Done,
     ForbiddenError,
     KeyFacts,
     Right,
@@ -25,6 +26,7 @@ from stillhouse.accounts.acts import (
     AddRepresentative,
     AppealMeasure,
     Approve,
+    AssignCampaign,
     Ban,
     Block,
     ChangeRole,
@@ -35,6 +37,7 @@ from stillhouse.accounts.acts import (
     EraseFacts,
     Extend,
     IssueKey,
+    ListOrigin,
     PauseOperator,
     RecordFacts,
     Reject,
@@ -102,6 +105,49 @@ def test_one_person_suspends_for_a_day_and_not_again(office: Office, clock: Cloc
         assert office.perform("ben", again).proposal, "whoever prolongs it needs a second person"
     clock.step(days=8)
     assert office.perform("ben", suspend(office)).proposal is None
+
+
+def assign(campaign: str, *accounts: str) -> AssignCampaign:
+    return AssignCampaign(campaign=campaign, accounts=list(accounts), reason="case 12")
+
+
+def test_nobody_is_stopped_by_one_person_through_a_campaign(office: Office, clock: Clock) -> None:
+    first, *others = office.made.accounts
+    act = suspend(office, scope="campaign", subject="c-1")
+    assert office.perform("ann", assign("c-1", first)).proposal is None
+    assert office.perform("ann", act).proposal is None
+    assert office.perform("ann", assign("c-1", *others)).proposal
+    assert office.perform("ann", assign("c-1", first)).proposal is None, "it is in it already"
+    assert office.perform("ann", assign("", first)).proposal is None, "to let go is like undoing"
+    assert office.perform("ann", assign("c-1", first)).proposal
+    clock.step(days=2)
+    assert office.perform("ann", assign("c-1", *others)).proposal is None
+    assert office.perform("ann", act).proposal
+
+
+def test_who_is_moved_to_another_campaign_is_remembered(office: Office, clock: Clock) -> None:
+    account = office.made.accounts[0]
+    for day, campaign in enumerate(("c-0", "", "c-1", "c-0")):
+        office.perform("ann", assign(campaign, account))
+        act = suspend(office, scope="campaign", subject=campaign) if campaign else suspend(office)
+        done = office.perform("ann", act)
+        assert (done.proposal is None) == (day == 0), campaign
+        clock.step(days=1)
+    office.perform("ann", assign("c-2", account))
+    clock.step(days=8)
+    act = suspend(office, scope="campaign", subject="c-2")
+    assert office.perform("ann", act).proposal is None
+
+
+def test_a_large_campaign_is_made_by_two(office: Office) -> None:
+    made = office.store.perform_all(
+        office.operators["sue"],
+        [CreateAccount(organisation=office.made.organisation, name=f"{n}") for n in range(3)],
+    )
+    accounts = [*office.made.accounts, *(done.subject for done in made)]
+    assert office.perform("ann", assign("c-1", *accounts[:5])).proposal is None
+    assert office.perform("ann", assign("c-1", *accounts[5:])).proposal
+    assert office.perform("ann", assign("c-2", *accounts)).proposal
 
 
 def test_undoing_and_suspending_again_is_an_extension(office: Office) -> None:
@@ -189,6 +235,30 @@ def test_a_block_shows_whom_it_hits_and_needs_a_second_person_above_the_cap(
     office.store.record_sightings(sightings.drain())
     many = Block(network="2001:db8:1::/48", acknowledged=6, reason="x")
     assert "6 accounts" in office.perform("ann", many).result["why"]
+
+
+def test_a_block_around_ipv4_clients_in_another_form_needs_a_second_person(
+    office: Office, clock: Clock
+) -> None:
+    seen(office, clock, "64:ff9b::203.0.113.7")
+    assert preview(office.store, "address", "64:ff9b::/64").affected is None
+    block = Block(network="64:ff9b::/64", acknowledged=0, reason="x")
+    assert office.perform("ann", block).proposal
+
+
+def test_a_range_is_refused_for_ever_by_two_admins(office: Office, clock: Clock) -> None:
+    seen(office, clock, "203.0.113.5")
+
+    def listed(value: str, verdict: str) -> Done:
+        fields = {"kind": "hosting", "value": value, "verdict": verdict, "reason": "rented"}
+        return office.perform("ada", ListOrigin.model_validate(fields))
+
+    assert "behind it: 3" in listed("203.0.113.0/24", "refuse").result["why"]
+    assert "cannot be told" in listed("0.0.0.0/0", "refuse").result["why"]
+    assert listed("203.0.113.0/24", "verify").proposal is None
+    bob = office.operators["bob"]
+    office.perform("bob", ChangeRole(operator=bob, role=Role.SUPPORT, reason="enough"))
+    assert listed("203.0.113.0/24", "refuse").proposal is None, "nobody else could agree"
 
 
 def test_sightings_are_forgotten_after_thirty_days(office: Office, clock: Clock) -> None:

@@ -35,6 +35,7 @@ def test_tables_of_another_release_are_refused_until_upgraded(database_url: str)
         database.connect(database_url)
     assert "upgrade" in str(raised.value)
     with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE left_campaigns")
         connection.exec_driver_sql("ALTER TABLE accounts DROP COLUMN prepaid_nano")
         connection.exec_driver_sql(version.format("0001"))
     with pytest.raises(InputError, match="revision 0001"):

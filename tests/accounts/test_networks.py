@@ -55,6 +55,24 @@ def test_a_tunnel_can_be_blocked_as_a_whole() -> None:
     assert table.find(parse_address("203.0.113.7")) == []
 
 
+@pytest.mark.parametrize(
+    ("network", "holds"),
+    [
+        ("64:ff9b::/64", True),
+        ("::/0", True),
+        ("::fffe:0:0/95", True),
+        ("2002:cb00:7107:1::/64", True),
+        ("2001::/32", True),
+        ("2001:0:4136:e378::/64", True),
+        ("2001:db8::/32", False),
+        ("64:ff9b:1::/48", False),
+        ("203.0.113.0/24", False),
+    ],
+)
+def test_networks_that_hold_ipv4_clients_are_known(network: str, *, holds: bool) -> None:
+    assert parse_network(network).holds_ipv4 is holds
+
+
 def test_scopes_of_ipv6_are_nested() -> None:
     scopes = parse_address("2001:db8:1:2ff:1::9").scopes
     assert scopes == ("2001:db8:1:2ff::/64", "2001:db8:1:200::/56", "2001:db8:1::/48")

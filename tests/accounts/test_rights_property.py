@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.accounts.conftest import Clock, office_of
 
 from stillhouse.accounts import Act, Store, acts, mint, schema
-from stillhouse.accounts.acts import decisions, enforcement, staff
+from stillhouse.accounts.acts import decisions, enforcement, membership, staff
 from stillhouse.accounts.measures import HOUR_US
 from stillhouse.accounts.roles import RIGHTS, Role
 from stillhouse.exchanges import InputError
@@ -27,8 +27,8 @@ PEOPLE = ("ada", "bob", "ann", "ben", "sue", "vic")
 step = st.tuples(
     st.sampled_from(PEOPLE),
     st.sampled_from(
-        ["suspend", "ban", "extend", "undo", "approve", "approve", "approve", "role", "pause",
-         "resume", "remove", "replace", "add", "hours"]
+        ["assign", "suspend", "ban", "extend", "undo", "approve", "approve", "approve", "role",
+         "pause", "resume", "remove", "replace", "add", "hours"]
     ),
     st.integers(0, 7),
     st.integers(0, 5),
@@ -54,9 +54,13 @@ def act_of(store: Store, verb: str, pick: int, who: str, office: Any) -> Act | N
             ("account", office.made.accounts[0]),
             ("key", office.made.keys[0].split("_")[1]),
             ("organisation", office.made.organisation),
-        ][pick % 3]
+            ("campaign", f"c{pick // 4}"),
+        ][pick % 4]
         fields: dict[str, Any] = {"scope": scope, "subject": subject, "reason": "r"}
         return acts.Suspend(**fields) if verb == "suspend" else acts.Ban(**fields, acknowledged=9)
+    if verb == "assign":
+        account = office.made.accounts[0]
+        return acts.AssignCampaign(campaign=f"c{pick % 2}", accounts=[account], reason="r")
     if verb in ("extend", "undo"):
         if measure is None:
             return None
@@ -187,6 +191,11 @@ MUTANTS: dict[str, tuple[object, str, object, list[tuple[str, str, int, int]]]] 
     "suspensions one after the other": (
         enforcement, "earlier_measures", lambda *_a, **_o: [],
         [("ann", "suspend", 0, 0), ("ben", "suspend", 1, 0)],
+    ),
+    "one campaign after the other": (
+        membership, "_leave", _nothing,
+        [("ann", "assign", 0, 0), ("ann", "suspend", 3, 0),
+         ("ann", "assign", 1, 0), ("ann", "suspend", 7, 0)],
     ),
 }  # fmt: skip
 

@@ -19,7 +19,6 @@ def standing(versions: list[Terms], accepted: int, day: float) -> str | None:
         "e",
         1,
         0,
-        0,
         full=True,
         terms=tuple(versions),
         organisations=(OrganisationRow("org", accepted),),

@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
+import sqlalchemy.exc
 import yaml
 from tests.gateway.running import Running, configuration, prepare, running
 from tests.gateway.scripted import Script, Upstream, chunks, completion
 from tests.ports import free_port
 
-from stillhouse.accounts import acts
+from stillhouse.accounts import Store, acts
+from stillhouse.accounts.views import page, preview
+from stillhouse.exchanges import ExchangeLog, InputError
+from stillhouse.gateway import recorder as recorder_module
+from stillhouse.gateway import service
+from stillhouse.gateway.ledger import Ledger
 
 PROGRAM = "from stillhouse.cli import main; main()"
 
@@ -121,6 +128,121 @@ def test_a_full_disk_refuses_new_requests_and_lets_open_streams_finish(tmp_path:
             assert [row["status"] for row in rows] == [200, 200]
             assert gateway.service.limiter.open_count == 0
             assert "journal_works_again" in gateway.log.getvalue()
+
+    asyncio.run(scenario())
+
+
+def test_while_the_disk_refuses_to_sync_nothing_new_is_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[object] = []
+
+    def refuse(paths: object) -> None:
+        refused.append(paths)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(service, "_fsync", refuse)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            async with asyncio.timeout(60):
+                while not refused:
+                    await asyncio.sleep(0.01)
+                while len(refused) < 10:
+                    async with session.post(**asking(gateway)) as reply:
+                        assert reply.status == 503
+                monkeypatch.undo()
+                while not gateway.service.app.is_ready():
+                    await asyncio.sleep(0.01)
+            async with session.post(**asking(gateway)) as reply:
+                assert reply.status == 200
+
+    asyncio.run(scenario())
+
+
+def test_exchanges_that_could_not_be_recorded_are_recorded_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the exchanges is full for a while, that of the ledger is not."""
+
+    def full(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            ledger, recorder = gateway.service.ledger, gateway.service.recorder
+            ledger._rotate = 1
+            with monkeypatch.context() as patched:
+                patched.setattr(recorder_module, "BACKLOG", 4)
+                patched.setattr(ExchangeLog, "append_encoded", full)
+                for _ in range(6):
+                    async with session.post(**asking(gateway)) as reply:
+                        assert reply.status == 200
+            before = ledger.path
+            async with asyncio.timeout(60):
+                while len(recorder) or ledger.path == before:
+                    await asyncio.sleep(0.01)
+            assert 0 < len(gateway.exchanges()) < 6
+        async with running(tmp_path, furnished=gateway.furnished) as again:
+            assert len(again.exchanges()) == 6
+
+    asyncio.run(scenario())
+
+
+def test_a_disk_that_is_full_when_the_ledger_turns_ends_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            ledger, begin = gateway.service.ledger, Ledger._begin
+            ledger._rotate = 1
+            tried: list[object] = []
+
+            def full(*_: object) -> None:
+                tried.append(_)
+                raise InputError("the disk is full")
+
+            async with session.post(**asking(gateway)) as reply:
+                assert reply.status == 200
+            monkeypatch.setattr(Ledger, "_begin", full)
+            before = ledger.path
+            async with asyncio.timeout(60):
+                while not tried:
+                    await asyncio.sleep(0.01)
+                monkeypatch.setattr(Ledger, "_begin", begin)  # there is room again
+                while ledger.path == before:
+                    await asyncio.sleep(0.01)
+            assert not [task for task in gateway.service._tasks if task.done()]
+
+    asyncio.run(scenario())
+
+
+def test_who_was_seen_while_the_database_was_away_is_known_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def away(*batch: object) -> None:
+        tried.append(batch)
+        raise sqlalchemy.exc.OperationalError("", {}, Exception("gone"))
+
+    monkeypatch.setattr(service, "_WRITE_S", 0.1)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway, aiohttp.ClientSession() as session:
+            with monkeypatch.context() as patched:
+                patched.setattr(Store, "record_sightings", away)
+                async with session.post(**asking(gateway)) as reply:
+                    assert reply.status == 200
+                before = len(tried)
+                async with asyncio.timeout(60):
+                    while len(tried) < before + 2:
+                        await asyncio.sleep(0.01)
+            async with asyncio.timeout(60):
+                while preview(gateway.store, "address", "127.0.0.0/24").affected != 1:
+                    await asyncio.sleep(0.01)
+                while "last_used_us': None" in str(page(gateway.store, "keys")):
+                    await asyncio.sleep(0.01)
 
     asyncio.run(scenario())
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import aiohttp
 import pytest
+import sqlalchemy.exc
 import yaml
 from tests.gateway.running import configuration, prepare, running
 from tests.gateway.scripted import Script, completion
 from tests.ports import free_port
 
+from stillhouse.accounts import Store
 from stillhouse.exchanges import InUseError
 from stillhouse.gateway.config import read_config
 from stillhouse.gateway.service import Service
+from stillhouse.gateway.turn import Turn
 
 PROGRAM = "from stillhouse.cli import main; main()"
 
@@ -68,10 +74,39 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> Non
             path.write_text(yaml.safe_dump({**good, "bounds": {"depth": 7}}))
             assert service.reload()
             assert service.app.offering.bounds.depth == 7
-            for bad in ("models: [", yaml.safe_dump({**good, "state": "elsewhere"})):
+            (tmp_path / "origins.csv").write_text("network,country,asn\n203.0.113.0/24,FR,\n")
+            changes = ({"state": "elsewhere"}, {"origins": "origins.csv"})
+            for bad in ("models: [", *(yaml.safe_dump({**good, **one}) for one in changes)):
                 path.write_text(bad)
                 assert not service.reload()
                 assert service.app.offering.bounds.depth == 7
+        finally:
+            await service.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_reload_replaced_stays_while_somebody_is_on_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "gateway.yaml"
+        models = [{"name": "one", "upstreams": [{"url": "http://127.0.0.1:9/v1"}]}]
+        path.write_text(yaml.safe_dump({"models": models}))
+        config = read_config(path)
+        prepare(tmp_path, config)
+        service = await Service.open(config, path=path)
+        try:
+            turn = Turn(b"x" * 16, 0, time.monotonic(), "openai")
+            service.app.turns.add(turn)
+            before = weakref.ref(service.app.offering)
+            assert service.reload()
+            await asyncio.sleep(0.2)
+            gc.collect()
+            assert before() is not None
+            service.app.turns.discard(turn)
+            async with asyncio.timeout(60):
+                while before() is not None:
+                    await asyncio.sleep(0.01)
+                    gc.collect()
         finally:
             await service.close()
 
@@ -88,6 +123,25 @@ def test_a_second_process_on_the_same_state_is_refused(tmp_path: Path) -> None:
                 await Service.open(config)
         finally:
             await service.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_database_that_is_away_at_the_end_keeps_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("", {}, Exception("gone"))
+
+    async def scenario() -> None:
+        config = configuration(tmp_path, "http://127.0.0.1:9/v1")
+        prepare(tmp_path, config)
+        service = await Service.open(config)
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "record_sightings", away)
+            await service.close()
+        again = await Service.open(config)
+        await again.close()
 
     asyncio.run(scenario())
 

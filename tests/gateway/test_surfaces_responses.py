@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.gateway.asking import FUNCTION, PNG, RICH, SCHEMA, USER, ask, refusal
+from tests.gateway.asking import FUNCTION, NOW_US, PNG, RICH, SCHEMA, SEAL, USER, ask, refusal
 
 RESPONSE = {
     "instructions": "be kind",
@@ -83,6 +83,22 @@ def test_a_response_request_reaches_a_chat_upstream_translated():
     assert upstream["messages"][1]["content"] is None
     assert (upstream["top_logprobs"], asked.top_logprobs) == (2, 2)
     assert upstream["response_format"] == {"type": "json_object"}
+
+
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+
+
+@pytest.mark.parametrize("model", ["openai", "llamacpp", "sglang", "thinks"])
+@pytest.mark.parametrize("last", ["call", "thought"])
+def test_what_stands_behind_a_prefill_does_not_hide_it(model, last):
+    session = SEAL.session(b'first\0"hi"')
+    blob = SEAL.seal({"t": "x"}, account="a", session=session, model=model, now_us=NOW_US)
+    thought = {"type": "reasoning", "summary": [], "encrypted_content": blob}
+    prefill = {"role": "assistant", "content": "Sure, here"}
+    items = [USER, prefill, {"call": CALL, "thought": thought}[last]]
+    assert refusal("responses", model=model, input=items) == "unsupported_value"
+    answered = {"type": "function_call_output", "call_id": "c", "output": "3"}
+    ask("responses", model=model, input=[USER, thought, CALL, answered])
 
 
 @pytest.mark.parametrize(

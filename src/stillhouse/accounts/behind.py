@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 
 from stillhouse.accounts import schema
 from stillhouse.accounts.desk import MissingError
@@ -29,7 +29,7 @@ _IN_ONE_QUERY = 500
 class Behind:
     """What an operator sees before a measure.
 
-    affected: how many accounts it would stop; None where a network is too wide to tell.
+    affected: how many accounts it would stop; None where that cannot be told of a network.
     accounts: those, and neighbours: others seen on the same addresses; each at most 200 ids.
     organisations: to how many organisations the affected ones belong.
     """
@@ -98,8 +98,8 @@ def earlier_measures(
 ) -> list[Measure]:
     """Return measures on the same people, or with `exact` on this very subject.
 
-    The same people: the key, its account, its organisation, its campaign, and all that these hold;
-    for a network every network that overlaps it.
+    The same people: the key, its account, its organisation, its campaign, those that it left under
+    a measure or after one, and all that these hold; for a network every network that overlaps it.
     """
     table = schema.measures
     where: ColumnElement[bool]
@@ -128,6 +128,8 @@ def measure_of_row(row: Any) -> Measure:
 
 
 def _prefixes(desk: Desk, network: Network) -> list[bytes] | None:
+    if network.holds_ipv4:
+        return None
     lengths = SCOPE_LENGTHS[network.version]
     if network.length > lengths[0]:
         # Narrower than what is counted as one client: who is in the /64 is meant.
@@ -178,6 +180,12 @@ def _related(connection: Connection, scope: Scope, subject: str) -> list[ColumnE
         scope: {subject},
     }
     held = select(keys.c.id).where(keys.c.account.in_(members))
+    left = schema.left_campaigns
+    was_in = exists().where(
+        left.c.account.in_(members),
+        left.c.campaign == measures.c.subject,
+        left.c.left_us >= measures.c.start_us,
+    )
     clauses = [
         (measures.c.scope == kind) & measures.c.subject.in_(sorted(part))
         for kind, names in above.items()
@@ -185,6 +193,7 @@ def _related(connection: Connection, scope: Scope, subject: str) -> list[ColumnE
     ]
     return [
         *clauses,
+        (measures.c.scope == "campaign") & was_in,
         (measures.c.scope == "account") & measures.c.subject.in_(members),
         (measures.c.scope == "key") & measures.c.subject.in_(held),
     ]

@@ -47,12 +47,11 @@ class Measure:
     undone_us: int | None = None
 
     def holds(self, now_us: int) -> bool:
-        """Tell whether it is in force."""
-        return (
-            self.undone_us is None
-            and self.start_us <= now_us
-            and (self.expires_us is None or now_us < self.expires_us)
-        )
+        """Tell whether it is in force.
+
+        `start_us` is not asked: none lies in the future, except where another clock is ahead.
+        """
+        return self.undone_us is None and (self.expires_us is None or now_us < self.expires_us)
 
     def ended_us(self) -> int | None:
         """Return when it ended or will end; None where it does not end by itself."""
@@ -89,7 +88,7 @@ def why_second(
     if kind == "ban":
         return "a ban needs a second person"
     if affected is None:
-        return "the network is so wide that it cannot be said who is behind it"
+        return "it cannot be said who is behind this network"
     if affected > policy.cap_accounts:
         return f"{affected} accounts are behind it, and one person decides on {policy.cap_accounts}"
     limit_us = ALONE_HOURS * HOUR_US if kind == "suspend" else policy.block_days * DAY_US

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAPPED = 0xFFFF
 _NAT64 = 0x0064FF9B_00000000_00000000
+_IPV4_FORMS = ((_MAPPED, 96), (_NAT64, 96), (0x2002, 16), (0x20010000, 32))
 _BITS = {4: 32, 6: 128}
 SCOPE_LENGTHS = {4: (32, 24), 6: (64, 56, 48)}
 """Prefix lengths that stand for "one client" and its surroundings, narrowest first."""
@@ -54,6 +55,14 @@ class Network:
         return tuple(
             str(Network(self.version, self.prefix >> (self.length - n), n))
             for n in range(self.length + 1)
+        )
+
+    @property
+    def holds_ipv4(self) -> bool:
+        """Whether clients that are counted by an IPv4 address may come from it in an IPv6 form."""
+        return self.version == 6 and any(
+            self.prefix >> max(self.length - length, 0) == prefix >> max(length - self.length, 0)
+            for prefix, length in _IPV4_FORMS
         )
 
     @property

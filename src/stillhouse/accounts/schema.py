@@ -117,6 +117,13 @@ accounts = Table(
     _time("closed_us", optional=True),
     Column("prepaid_nano", BigInteger),
 )
+left_campaigns = Table(
+    "left_campaigns",
+    metadata,
+    Column("account", ForeignKey("accounts.id"), primary_key=True),
+    Column("campaign", String(64), primary_key=True),
+    _time("left_us"),  # the last time
+)
 keys = Table(
     "keys",
     metadata,

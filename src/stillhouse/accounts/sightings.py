@@ -9,6 +9,8 @@ from stillhouse.accounts.measures import DAY_US
 from stillhouse.accounts.networks import SCOPE_LENGTHS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stillhouse.accounts.networks import Address, Network
     from stillhouse.exchanges import KeyedDigests
 
@@ -54,6 +56,12 @@ class Sightings:
         """Return what `Store.record_sightings` has to write, and forget it here."""
         waiting, self._waiting = list(self._waiting.values()), {}
         return waiting
+
+    def give_back(self, batch: Sequence[Sighting]) -> None:
+        """Take again what could not be written."""
+        room = self._capacity - len(self._waiting)
+        for one in batch[: max(0, room)]:
+            self._waiting.setdefault((*one.address.canonical, one.account), one)
 
 
 def prefix_digest(digests: KeyedDigests, network: Network) -> bytes:

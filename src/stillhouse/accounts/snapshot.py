@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stillhouse.accounts.credentials import KeyedHash
 from stillhouse.accounts.lists import ListEntry, OriginRules
-from stillhouse.accounts.measures import HOUR_US, Measure
+from stillhouse.accounts.measures import Measure
 from stillhouse.accounts.networks import Address, PrefixTable, parse_network
 from stillhouse.accounts.terms import NEVER_US, Terms, deadlines
 from stillhouse.accounts.tiers import Tier
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from stillhouse.accounts.lists import Origin
 
 STALE_AFTER_US = 1_000_000
-# Ended measures are forgotten this much later, so that a clock stepped forward and back loses none.
-_SLACK_US = HOUR_US
 _KEY_CHARS = len("still_") + 12 + 1 + 39
 _ID = slice(len("still_"), len("still_") + 12)
 
@@ -105,14 +103,12 @@ class Delta:
     """What changed up to `sequence`; with `full` set everything there is.
 
     asked_us: monotonic time of this process *before* it asked: what was committed earlier is in it.
-    at_us: wall clock of the same moment.
     gone_lists: (kind, value) of the list entries that were removed.
     """
 
     epoch: str
     sequence: int
     asked_us: int
-    at_us: int
     full: bool = False
     keys: tuple[KeyRow, ...] = ()
     accounts: tuple[AccountRow, ...] = ()
@@ -131,7 +127,7 @@ class _Kept:
     pepper: KeyedHash
     digest: bytes
     expires_us: int
-    revoked_us: int
+    revoked: bool  # from the moment it is told: the clock that says when may be ahead
     facts: KeyFacts
 
 
@@ -199,7 +195,7 @@ class Snapshot:
         digest = pepper.digest(key_text.encode("ascii", "replace"))
         if kept is None or not hmac.compare_digest(digest, kept.digest):
             return INVALID_KEY
-        if kept.revoked_us <= now_us:
+        if kept.revoked:
             return REVOKED_KEY
         if kept.expires_us <= now_us:
             return EXPIRED_KEY
@@ -212,7 +208,7 @@ class Snapshot:
         `terms_lapsed`; None when nothing does. Looks up the present state, not the one of `facts`.
         """
         kept = self._keys.get(facts.key_id)
-        if kept is None or kept.revoked_us <= now_us:
+        if kept is None or kept.revoked:
             return REVOKED_KEY
         if kept.expires_us <= now_us:
             return EXPIRED_KEY
@@ -279,16 +275,27 @@ class Snapshot:
         for key in delta.keys:
             self._put_key(key)
         for measure in delta.measures:
-            self._put_measure(measure, delta.at_us)
+            self._put_measure(measure)
         for kind, value in delta.gone_lists:
             self._origins.discard(kind, value)
         for entry in delta.lists:
             self._origins.add(entry)
-        self._forget_ended(delta.at_us - _SLACK_US)
         changed = delta.full or delta.sequence != self.sequence
         self.epoch, self.sequence = delta.epoch, delta.sequence
         self.confirmed_at_us = max(self.confirmed_at_us, delta.asked_us)
         return changed
+
+    def forget_ended(self, now_us: int) -> None:
+        """Let go of measures that ended before `now_us`, by the clock that `standing` is asked by.
+
+        Never by the store's: a step of it would end measures that still hold here.
+        """
+        while self._ends and self._ends[0][0] <= now_us:
+            _, identity = heappop(self._ends)
+            known = self._measures.get(identity)
+            # An extended measure has a later entry in the heap.
+            if known is not None and not known.holds(now_us):
+                self._drop_measure(known)
 
     def _put_key(self, row: KeyRow) -> None:
         account = self._accounts[row.account]
@@ -298,33 +305,23 @@ class Snapshot:
             self._peppers.get(row.pepper, self._nobody),
             row.digest,
             NEVER_US if row.expires_us is None else row.expires_us,
-            NEVER_US if row.revoked_us is None else row.revoked_us,
+            row.revoked_us is not None,
             _facts(row.id, account, frozenset(row.scopes), pepper=row.pepper),
         )
 
-    def _put_measure(self, measure: Measure, now_us: int) -> None:
+    def _put_measure(self, measure: Measure) -> None:
         known = self._measures.get(measure.id)
         if known is not None:
             self._drop_measure(known)
         if measure.undone_us is not None:
             return
         if measure.expires_us is not None:
-            if measure.expires_us <= now_us - _SLACK_US:
-                return
             heappush(self._ends, (measure.expires_us, measure.id))
         self._measures[measure.id] = measure
         if measure.scope == "address":
             self.blocks.table.add(parse_network(measure.subject), measure)
         else:
             self._bans.setdefault((measure.scope, measure.subject), []).append(measure)
-
-    def _forget_ended(self, before_us: int) -> None:
-        while self._ends and self._ends[0][0] <= before_us:
-            _, identity = heappop(self._ends)
-            known = self._measures.get(identity)
-            # An extended measure has a later entry in the heap.
-            if known is not None and (known.expires_us or NEVER_US) <= before_us:
-                self._drop_measure(known)
 
     def _drop_measure(self, measure: Measure) -> None:
         del self._measures[measure.id]

@@ -194,12 +194,12 @@ class Store:
         return self._delta(sequence)
 
     def _delta(self, since: int | None) -> Delta:
-        asked_us, at_us = self.monotonic(), self.clock()
+        asked_us = self.monotonic()
         with self.reading() as connection:
             feed = connection.execute(select(schema.feed)).one()
             full = since is None or since < feed.floor or since > feed.sequence
             found = {} if since == feed.sequence else rows.read(connection, None if full else since)
-            return Delta(feed.epoch, feed.sequence, asked_us, at_us, full, **found)
+            return Delta(feed.epoch, feed.sequence, asked_us, full, **found)
 
     def record_sightings(self, batch: Sequence[Sighting]) -> None:
         """Keep which accounts were seen behind which networks; one row for each pair.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stillhouse.accounts.credentials import Peppers
     from stillhouse.accounts.snapshot import KeyFacts
 
@@ -44,3 +46,8 @@ class KeyUses:
         """Return what is to be written, and forget it here."""
         waiting, self._waiting = list(self._waiting.values()), {}
         return waiting
+
+    def give_back(self, batch: Sequence[KeyUse]) -> None:
+        """Take again what could not be written, unless the key was used since."""
+        for use in batch:
+            self._waiting.setdefault(use.key_id, use)

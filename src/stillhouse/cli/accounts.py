@@ -217,7 +217,7 @@ def behind_command(place: _Place, scope: Any, subject: str, as_json: bool) -> No
     if as_json:
         click.echo(orjson.dumps(asdict(who), option=_INDENTED))
         return
-    count = "unknown, the network is too wide" if who.affected is None else who.affected
+    count = "cannot be told of this network" if who.affected is None else who.affected
     click.echo(f"accounts behind it: {count} (organisations: {who.organisations})")
     click.echo("\n".join(f"  {account}" for account in who.accounts))
     if who.neighbours:

@@ -98,6 +98,12 @@ def write_part(folder: Path, table: pa.Table, *, part: str) -> tuple[Path, ...]:
     return tuple(written)
 
 
+def part_ids(folder: Path, part: str) -> set[bytes]:
+    """Return the ids of the exchanges in the files of one part; none where it has no files."""
+    files = (folder / PARQUET_FOLDER).glob(f"*/{part}.parquet")
+    return {one for path in files for one in pq.read_table(path, columns=["id"])["id"].to_pylist()}
+
+
 def compact(folder: Path) -> Compaction:
     """Turn every closed journal of `folder` into Parquet files, then remove the journal.
 

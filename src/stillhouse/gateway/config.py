@@ -291,7 +291,7 @@ class Config:
 
 # Changing these takes a new process: they name what is open already.
 _FIXED = ("listen", "state", "secrets", "accounts", "accounts_env", "limits", "limits_env")
-FIXED = (*_FIXED, "admin", "metrics", "tracing")
+FIXED = (*_FIXED, "admin", "metrics", "tracing", "origins")
 
 
 def read_config(path: Path, over: Mapping[str, Any] | None = None) -> Config:

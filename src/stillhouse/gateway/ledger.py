@@ -119,14 +119,15 @@ class Ledger:
         return True
 
     def turn(self, time_us: int) -> None:
-        """Begin a new file when the present one is long; the intents in flight go with it."""
+        """Begin a new file when the present one is long; the intents in flight go with it.
+
+        Raises `InputError` or `OSError` where the disk is full; the present one is gone on with.
+        """
         if self._journal.count < self._rotate or self.failing:
             return
-        before = self._journal
-        self._journal = self._begin(time_us)
-        self._journal.append_encoded(list(self.in_flight.values()))
-        before.close()
+        before, self._journal = self._journal, self._begin(time_us)
         self._old.append(before.path)
+        before.close()
 
     def forget(self) -> None:
         """Put older files away: their outcomes are kept elsewhere, or were recovered."""
@@ -150,14 +151,21 @@ class Ledger:
         self._journal.close()
 
     def _begin(self, time_us: int) -> Journal:
-        name = new_id(time_us).hex()
-        journal = Journal.open(
-            self._folder / OPEN / f"{name}{_SUFFIX}",
-            header={"kind": "gateway-ledger", "schema": 1},
-            fsync_every=0,
-        )
+        path = self._folder / OPEN / f"{new_id(time_us).hex()}{_SUFFIX}"
+        lines = list(self.in_flight.values())
         if self._log_name is not None:
-            journal.append({"log": self._log_name})
+            lines.insert(0, encode_record({"log": self._log_name}))
+        try:
+            header = {"kind": "gateway-ledger", "schema": 1}
+            journal = Journal.open(path, header=header, fsync_every=0)
+            try:
+                journal.append_encoded(lines)
+            except BaseException:
+                journal.close()
+                raise
+        except (InputError, OSError):
+            path.unlink(missing_ok=True)
+            raise
         return journal
 
 

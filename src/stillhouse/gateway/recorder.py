@@ -58,6 +58,7 @@ class Recorder:
         sink: Callable[[Exchange], None] | None = None,
     ):
         self.failing = False
+        self.dropped = 0  # only the ledger has them: recorded at the next start
         self._log = log
         self._ledger = ledger
         self._digests = digests
@@ -98,6 +99,7 @@ class Recorder:
                 self.failing = True
                 if not self._behind:
                     return False
+                self.dropped += len(batch)
             else:
                 self.failing = False
             for served in batch:
@@ -122,10 +124,9 @@ class Recorder:
 
         They have no skeleton and no digests: their texts are gone.
         """
-        folder = self._log.folder / JOURNAL_FOLDER
         known: set[str] = set()
         for name in logs:
-            known |= _ids(folder / name)
+            known |= _ids(self._log.folder, name)
         found = 0
         for outcome in outcomes:
             if outcome["id"] not in known and outcome.get("status") is not None:
@@ -188,8 +189,11 @@ def _chars(served: Served) -> int:
     return sum(map(len, served.texts))
 
 
-def _ids(path: Path) -> set[str]:
-    # A journal that is not there any more was closed and compacted: all of it is in the dataset.
-    if not path.exists():
-        return set()
-    return {record["id"] for record in iterate_journal(path)}
+def _ids(folder: Path, name: str) -> set[str]:
+    path = folder / JOURNAL_FOLDER / name
+    if path.exists():
+        return {record["id"] for record in iterate_journal(path)}
+    # It was compacted. Only here, as it takes long to import:
+    from stillhouse.exchanges.dataset import part_ids
+
+    return {one.hex() for one in part_ids(folder, path.stem)}

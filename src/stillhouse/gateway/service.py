@@ -69,7 +69,7 @@ class Service:
         self._clock = SteadyClock()
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing = contextlib.ExitStack()
-        self._retired: list[Offering] = []
+        self._retired: list[tuple[Offering, set[Turn]]] = []  # and who may still be on it
 
     @classmethod
     async def open(
@@ -145,8 +145,9 @@ class Service:
         self._gauges()
         for door, what in open_doors(config):
             self.log.event("open", setting=door, what=what)
-        self._start(follow(store, snapshot, on_poll=lambda _: self.app.recheck()))
+        self._start(follow(store, snapshot, on_poll=self._confirmed))
         self._start(self._tick())
+        self._start(self._mend())
         self._start(self._record())
         self._start(self._sync())
         self._start(self._write())
@@ -164,8 +165,8 @@ class Service:
         except InputError as error:
             self.log.event("reload_refused", reason=str(error))
             return False
-        # Open requests end on the old one; its idle connections go when they are done.
-        self._retired.append(self.app.offering)
+        # Open requests end on the old one; it goes when they are done.
+        self._retired.append((self.app.offering, set(self.app.turns)))
         self.app.offering, self.config = offering, config
         self._checks.follow(offering)
         self.log.event("reloaded")
@@ -192,14 +193,16 @@ class Service:
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        for offering in (*self._retired, self.app.offering):
+        for offering in self._offerings():
             offering.close()
-        self.commit.now()
-        if self.recorder.work(budget_us=None) and not self.ledger.failing:
-            self.ledger.forget()
-        self._write_seen()
-        await self.limiter.close()
-        self._closing.close()
+        try:
+            self.commit.now()
+            if self.recorder.work(budget_us=None):
+                self._forget()
+            await self._write_seen()
+            await self.limiter.close()
+        finally:
+            self._closing.close()
 
     def _url(self, given: str, variable: str | None) -> str:
         if variable is None:
@@ -252,6 +255,10 @@ class Service:
         if found.unsettled or recorded:
             self.log.event("recovered", charged=len(found.unsettled), recorded=recorded)
 
+    def _confirmed(self, _changed: bool) -> None:
+        self.app.recheck()
+        self.app.snapshot.forget_ended(self._clock.now_us())
+
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         self._tasks.append(asyncio.ensure_future(work))
 
@@ -260,11 +267,20 @@ class Service:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
             self.app.watch()
-            for offering in (self.app.offering, *self._retired):
+            for offering in self._offerings():
                 for offered in offering.models.values():
                     offered.relay.route.watch(now)
-            if self.ledger.failing and self.ledger.retry():
-                self.log.event("journal_works_again")
+            self._let_go()
+
+    async def _mend(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if not self.ledger.failing:
+                continue
+            with contextlib.suppress(OSError):
+                await self._put_on_disk()  # a disk that takes lines may still refuse to keep them
+                if self.ledger.retry():
+                    self.log.event("journal_works_again")
 
     async def _record(self) -> None:
         while True:
@@ -276,37 +292,56 @@ class Service:
         while True:
             await asyncio.sleep(_SYNC_S)
             self.commit.now()
-            if not len(self.recorder) and not self.ledger.failing:
-                self.ledger.forget()
-            self.ledger.turn(self._clock.now_us())
             try:
-                paths = [self.ledger.path, self.exchanges.path]
-                if self.limiter.ledger_path is not None:
-                    paths.append(self.limiter.ledger_path)
-                await asyncio.to_thread(_fsync, paths)
+                if not len(self.recorder):
+                    self._forget()
+                self.ledger.turn(self._clock.now_us())
+                await self._put_on_disk()
                 self.ledger.discard()
-            except OSError as error:
+            except (InputError, OSError) as error:
                 self.ledger.failing = True
-                self.log.trouble("journal", f"the disk refused a sync ({error.strerror})")
+                self.log.trouble("journal", f"the disk refuses ({error})")
+
+    def _forget(self) -> None:
+        if not self.ledger.failing and not self.recorder.dropped:
+            self.ledger.forget()
+
+    async def _put_on_disk(self) -> None:
+        paths = [self.ledger.path, self.exchanges.path]
+        if self.limiter.ledger_path is not None:
+            paths.append(self.limiter.ledger_path)
+        await asyncio.to_thread(_fsync, paths)
 
     async def _write(self) -> None:
         while True:
             await asyncio.sleep(_WRITE_S)
-            with contextlib.suppress(Exception):
-                await asyncio.to_thread(self._write_seen)
+            await self._write_seen()
 
-    def _write_seen(self) -> None:
-        self.store.record_sightings(self._sightings.drain())
-        self.store.record_uses(self._uses.drain())
+    async def _write_seen(self) -> None:
+        seen, uses = self._sightings.drain(), self._uses.drain()
+        try:
+            await asyncio.to_thread(self.store.record_sightings, seen)
+            await asyncio.to_thread(self.store.record_uses, uses)
+        except Exception as error:  # noqa: BLE001 (drivers have errors of their own)
+            self._sightings.give_back(seen)
+            self._uses.give_back(uses)
+            self.log.trouble("accounts", f"who was seen is not written ({type(error).__name__})")
+
+    def _offerings(self) -> list[Offering]:
+        return [self.app.offering, *(offering for offering, _ in self._retired)]
+
+    def _let_go(self) -> None:
+        """Close the offerings that a reload replaced and nobody is on any more."""
+        retired, self._retired = self._retired, []
+        for offering, turns in retired:
+            turns &= self.app.turns
+            if turns or _pumps(offering):
+                self._retired.append((offering, turns))
+            else:
+                offering.close()
 
     def _pumps(self) -> list[asyncio.Task[None]]:
-        offerings = (self.app.offering, *self._retired)
-        return [
-            pump
-            for offering in offerings
-            for offered in offering.models.values()
-            for pump in offered.relay.pumps
-        ]
+        return [pump for offering in self._offerings() for pump in _pumps(offering)]
 
     def _open_upstreams(self) -> int:
         now = time.monotonic()
@@ -316,11 +351,18 @@ class Service:
     def _gauges(self) -> None:
         self.metrics.gauges |= {
             "open_requests": ("Requests that are open", lambda: len(self.app.turns)),
-            "unrecorded": ("Exchanges that wait to be recorded", lambda: len(self.recorder)),
+            "unrecorded": (
+                "Exchanges that wait to be recorded",
+                lambda: len(self.recorder) + self.recorder.dropped,
+            ),
             "journal_failing": ("1 while the journal fails", lambda: self.ledger.failing),
             "ready": ("1 while requests are served", lambda: self.app.is_ready()),
             "upstreams_open": ("Servers of models that may be asked now", self._open_upstreams),
         }
+
+
+def _pumps(offering: Offering) -> list[asyncio.Task[None]]:
+    return [pump for offered in offering.models.values() for pump in offered.relay.pumps]
 
 
 @contextlib.contextmanager

@@ -54,13 +54,14 @@ class RotateKey(Act):
     grace_hours: Annotated[int, Field(ge=0, le=720)] = 24
 
     def carry_out(self, desk: Desk) -> Done:
-        """Issue a key with the same scopes and lifetime; let the old one expire."""
+        """Issue a key with the same scopes and lifetime; the old one expires, or is revoked."""
         old = desk.get(schema.keys, self.key)
         if old.revoked_us is not None or (old.expires_us or desk.now_us + 1) <= desk.now_us:
             raise InputError("this key is revoked or expired", place=old.id, repair="issue a key")
         grace_us = desk.now_us + self.grace_hours * HOUR_US
         ends_us = grace_us if old.expires_us is None else min(grace_us, old.expires_us)
-        desk.change(schema.keys, old.id, expires_us=ends_us)
+        revoked_us = None if self.grace_hours else desk.now_us
+        desk.change(schema.keys, old.id, expires_us=ends_us, revoked_us=revoked_us)
         desk.changed("key", old.id)
         lives_us = None if old.expires_us is None else old.expires_us - old.created_us
         expires_us = None if lives_us is None else desk.now_us + lives_us

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from stillhouse.accounts import schema
 from stillhouse.accounts.acts.words import Id, Name, Reason, Sentence
+from stillhouse.accounts.behind import earlier_measures
 from stillhouse.accounts.desk import Act, Desk, Done, named
 from stillhouse.accounts.facts import FactKind, fact_digest
 from stillhouse.accounts.roles import Right
@@ -215,13 +216,41 @@ class AssignCampaign(Act):
     accounts: Annotated[list[Id], Field(min_length=1, max_length=1000)]
     reason: Reason
 
+    def why_second(self, desk: Desk) -> str | None:
+        """Ask for one where a measure would reach those who join, or many would act together."""
+        table = schema.accounts
+        rows = [desk.get(table, identity) for identity in set(self.accounts)]
+        joining = [row for row in rows if row.campaign != self.campaign]
+        if not self.campaign or not joining:
+            return None
+        for measure in earlier_measures(desk, "campaign", self.campaign, exact=True):
+            if measure.holds(desk.now_us):
+                return f"{measure.id} stops this campaign, and would stop them too"
+        inside = select(func.count()).where(
+            table.c.campaign == self.campaign, table.c.closed_us.is_(None)
+        )
+        together = desk.connection.execute(inside).scalar_one() + len(joining)
+        cap = desk.policy.cap_accounts
+        if together > cap:
+            return f"{together} accounts would act together, and one person decides on {cap}"
+        return None
+
     def carry_out(self, desk: Desk) -> Done:
         """Set the campaign of every account named; limits and bans of the campaign reach them."""
         for identity in self.accounts:
             row = desk.get(schema.accounts, identity)
+            if row.campaign is not None and row.campaign != self.campaign:
+                _leave(desk, row.id, row.campaign)
             desk.change(schema.accounts, row.id, campaign=self.campaign or None)
             desk.changed("account", row.id)
         return Done(self.NAME, self.campaign or self.accounts[0], {"accounts": len(self.accounts)})
+
+
+def _leave(desk: Desk, account: str, campaign: str) -> None:
+    table = schema.left_campaigns
+    before = (table.c.account == account) & (table.c.campaign == campaign)
+    desk.connection.execute(delete(table).where(before))
+    desk.put(table, account=account, campaign=campaign, left_us=desk.now_us)
 
 
 class RecordFacts(Act):

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import delete
 
 from stillhouse.accounts import schema
+from stillhouse.accounts.acts.staff import admins
 from stillhouse.accounts.acts.words import Name, Reason, Subject
+from stillhouse.accounts.behind import behind
 from stillhouse.accounts.desk import Act, Desk, Done
 from stillhouse.accounts.lists import ListKind, Verdict, check_entry
 from stillhouse.accounts.roles import Right
@@ -84,6 +86,15 @@ class ListOrigin(Act):
     verdict: Verdict
     level: Annotated[int, Field(ge=0, le=100, description="For verify: the least level.")] = 0
     reason: Reason
+
+    def why_second(self, desk: Desk) -> str | None:
+        """Ask for another admin, once there is one, where a range is refused: a block for ever."""
+        value = check_entry(self.kind, self.value, self.verdict)
+        if self.kind != "hosting" or self.verdict != "refuse" or admins(desk) < 2:
+            return None
+        affected = behind(desk, "address", value).affected
+        count = "a number of accounts that cannot be told" if affected is None else affected
+        return f"a range that is refused is a block without end; behind it: {count}"
 
     def carry_out(self, desk: Desk) -> Done:
         """Put the entry in, in place of an earlier one on the same value."""

@@ -84,6 +84,8 @@ _PARTS = {
     "refusal": frozenset({"type", "refusal"}),
     "input_image": frozenset({"type", "image_url", "detail", "file_id"}),
 }
+# Items without a role that are the assistant's: chat upstreams get them in its last message.
+_ASSISTANTS = ("function_call", "reasoning")
 _ROLES = ("user", "assistant", "system", "developer")
 _DETAIL = one_of("auto", "low", "high")
 
@@ -127,7 +129,9 @@ def read(given: dict[str, Any], prompt: Prompt) -> Reading:
         reading.upstream = responses_to_chat(upstream, dialect, stream=reading.stream)
     elif reading.stream:
         upstream["stream"] = True
-    check_prefill(prompt, rebuilt[-1].get("role", ""), reading.upstream)
+    last = rebuilt[-1]
+    role = "assistant" if last.get("type") in _ASSISTANTS else last.get("role", "")
+    check_prefill(prompt, role, reading.upstream)
     return reading
 
 
