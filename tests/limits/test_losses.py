@@ -155,6 +155,32 @@ def test_a_loss_while_nobody_watches_is_noticed_at_the_next_start(
     asyncio.run(scenario())
 
 
+def test_a_restart_is_noticed_by_a_process_that_had_yet_to_enter(tmp_path: Path) -> None:
+    """Redis comes back with a snapshot from before the balance was spent, and that one asks."""
+    server = RedisServer(tmp_path)
+
+    async def scenario() -> None:
+        spends = await connect(server, tmp_path)
+        with redis_package.Redis(port=server.port) as client:
+            ready = client.get("stillhouse:limits")
+            since, _ = client.time()
+            rebuilding = ready.replace(b"ready", b"rebuilding").rpartition(b"|")[0]
+            client.set("stillhouse:limits", b"%b|%d" % (rebuilding, since * SECOND))
+            enters = await connect(server, tmp_path, "two")
+            client.set("stillhouse:limits", ready)
+            client.save()
+        assert isinstance(await reserve(spends, 1, 20, BALANCE), Reserved)
+        restart_with_data(server)
+        assert not isinstance(await answered(enters, 2, 1, BALANCE), Reserved)
+        await spends.close()
+        await enters.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        server.kill()
+
+
 def test_a_dead_process_is_charged_at_its_reservations(server: RedisServer, tmp_path: Path) -> None:
     """Also where its store lost everything, and also what the store had yet to hear of."""
 

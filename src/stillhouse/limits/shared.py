@@ -321,8 +321,9 @@ class Shared:
                 f"the store of the limits may evict keys (maxmemory-policy {policy})",
                 repair="set maxmemory-policy noeviction",
             )
-        self._run = facts["run_id"]
-        if self._state and self._state.split("|")[1] != self._run:
+        # Also where no state is known yet: a claim may wait that names the server before.
+        known, self._run = self._run, facts["run_id"]
+        if known not in ("", self._run):
             self._state = ""
             raise _RestartedError("the store was restarted")
 
