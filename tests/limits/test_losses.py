@@ -20,7 +20,18 @@ from tests.limits.test_machine_shared import SET_TIME, TIME
 
 from stillhouse.exchanges import InputError
 from stillhouse.exchanges.storage import InUseError
-from stillhouse.limits import Demand, Limit, Reserved, Scope, Settled, Shared, Unavailable, shared
+from stillhouse.limits import (
+    Demand,
+    Limit,
+    Reserved,
+    Scope,
+    Settled,
+    Shared,
+    Unavailable,
+    rebuilding,
+    shared,
+)
+from stillhouse.limits.replay import Replay
 
 SECOND = 10**6
 HOUR = 3600 * SECOND
@@ -221,6 +232,42 @@ def test_while_another_process_rebuilds_nothing_is_admitted(
         await limiter.close()
 
     asyncio.run(scenario())
+
+
+def test_a_rebuilding_that_takes_longer_than_the_patience_comes_to_its_end(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two processes, each of which would begin anew when the other's claim is old."""
+    read = rebuilding._read
+
+    def slowly(root: Path, server_us: int) -> Replay:
+        time.sleep(0.75)
+        return read(root, server_us)
+
+    async def scenario() -> None:
+        limiters = [await connect(server, tmp_path, process) for process in ("one", "two")]
+        monkeypatch.setattr(shared, "_PATIENCE_US", 600_000)
+        monkeypatch.setattr(rebuilding, "_read", slowly)
+        flush(server)
+        told = await asyncio.gather(*(answered(one, n, 1) for n, one in enumerate(limiters, 1)))
+        assert all(isinstance(one, Reserved) for one in told)
+        for limiter in limiters:
+            await limiter.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_step_of_a_loading_is_long() -> None:
+    """Not where one cell has more prompts than the store can take in the time of an answer."""
+    prompts = Limit.distinct("prompts", 10**6, HOUR)
+    replay = Replay()
+    for number in range(20_000):
+        replay.charge(Demand(X, prompts, 1, number.to_bytes(10, "big")), HOUR)
+    parts = list(rebuilding._parts(replay))
+    sizes = [sum(len(row[1]) for row in part["sets"]) for part in parts]
+    assert sum(sizes) == 20_000
+    assert max(sizes) <= 1000
+    assert [part.get("mark") for part in parts] == [None] * (len(parts) - 1) + [20_000]
 
 
 def test_a_store_that_fails_is_never_guessed_at(server: RedisServer, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ local prefix = KEYS[1] .. ':' .. string.match(state, '^%w+') .. ':'
 local due = prefix .. 'due'
 
 if what == 'load' then
-  -- Put what was rebuilt in place; the last part says so and opens the store.
+  -- Put what was rebuilt in place, which renews the claim; the last part opens the store.
   local part = cjson.decode(ARGV[3])
   for _, cell in ipairs(part.cells) do
     redis.call('SET', prefix .. cell[1], pack(cell[2]))
@@ -74,8 +74,9 @@ if what == 'load' then
   if part.mark then
     redis.call('SET', prefix .. 'clock', pack({part.now, 0, part.mark}))
     state = string.gsub(state, '|rebuilding|', '|ready|')
-    redis.call('SET', KEYS[1], state)
   end
+  state = string.gsub(state, '%d+$', string.format('%.0f', server_time()))
+  redis.call('SET', KEYS[1], state)
   return 'loaded ' .. state
 end
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCRIPT = importlib.resources.files("stillhouse.limits").joinpath("shared.lua").read_text("utf-8")
-_PATIENCE_US = 60 * 10**6  # a rebuilding that has not ended by then is begun anew
+_PATIENCE_US = 60 * 10**6  # a rebuilding that was not heard of for so long is begun anew
 _LATE_MAX = 100_000
 # How the script's answers begin; it has the same.
 _RESERVED, _REFUSED, _USED, _SETTLED, _ALREADY = 1, 2, 3, 4, 5
