@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -463,6 +464,57 @@ def test_a_settlement_that_was_under_way_survives_cancellation(
         await asyncio.gather(waiting, return_exceptions=True)
         flush(server)
         assert isinstance(await answered(limiter, 2, 18), Reserved)
+        await limiter.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_reservation_that_is_cancelled_in_flight_is_given_back(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Cut off while the store takes its time, which charges it all the same."""
+
+    async def scenario() -> None:
+        limiter = await connect(server, tmp_path)
+        with redis_package.Redis(port=server.port) as client:
+            client.execute_command("CLIENT", "PAUSE", "200")
+        asking = asyncio.ensure_future(reserve(limiter, 1, 20, BALANCE))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.wait([asking])
+        while limiter._late:
+            await asyncio.sleep(0.01)
+        assert isinstance(await reserve(limiter, 2, 20, BALANCE), Reserved)
+        flush(server)  # and the ledger knows it
+        assert not isinstance(await answered(limiter, 3, 1, BALANCE), Reserved)
+        assert await limiter.settle(name(2), {"money": 0}) == Settled()
+        assert isinstance(await answered(limiter, 4, 20, BALANCE), Reserved)
+        await limiter.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_settlement_of_an_earlier_process_reaches_a_store_that_comes_later(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    place = Limit.concurrency("places", 1, HOUR)
+
+    async def scenario() -> None:
+        killed = await connect(server, tmp_path)
+        assert isinstance(await reserve(killed, 1, 1, place), Reserved)
+        await killed.close()
+        limiter = await connect(server, tmp_path)
+        assert limiter._line is not None
+        limiter._line.close()
+        server.process.send_signal(signal.SIGSTOP)
+        limiter._timeout_s = 0.1
+        told = await limiter.settle(name(1), {})
+        server.process.send_signal(signal.SIGCONT)
+        assert isinstance(told, Unavailable)
+        await answered(limiter, 2, 1)
+        while limiter._late:
+            await asyncio.sleep(0.01)
+        assert isinstance(await reserve(limiter, 3, 1, place), Reserved)
         await limiter.close()
 
     asyncio.run(scenario())

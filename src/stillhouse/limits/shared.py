@@ -187,11 +187,14 @@ class Shared:
             self._ledger.reserved(reservation_id, 0, demands)  # the settlement says when it was
         except InputError as error:
             return Unavailable(str(error))
-        told = await self._ask("reserve", {"id": reservation_id.hex(), "demands": rows})
+        try:
+            told = await self._ask("reserve", {"id": reservation_id.hex(), "demands": rows})
+        except asyncio.CancelledError:
+            self._give_back(reservation_id, demands)
+            self._flush_soon()
+            raise
         if isinstance(told, Unavailable):
-            # It may have been charged all the same: give it back when the store answers again.
-            self._refuse(reservation_id)
-            self._remember(reservation_id, {limit.unit: 0 for _, limit, _, _ in demands})
+            self._give_back(reservation_id, demands)
             return told
         code, at_us, *numbers = map(int, _numbers(told))
         if code == _RESERVED:
@@ -231,10 +234,13 @@ class Shared:
                 # As a rebuilding would find it: charged at the reservation.
                 self._remember(reservation_id, {})
                 return Unavailable(str(error))
-        told = await self._ask("settle", {"id": reservation_id.hex(), "used": dict(used)})
+        try:
+            told = await self._ask("settle", {"id": reservation_id.hex(), "used": dict(used)})
+        except asyncio.CancelledError:
+            self._remember(reservation_id, used)
+            raise
         if isinstance(told, Unavailable):
-            if mine is not None:
-                self._remember(reservation_id, used)
+            self._remember(reservation_id, used)
             return told
         code = _numbers(told[:8])[0]
         if code == _SETTLED:
@@ -272,17 +278,21 @@ class Shared:
 
     async def close(self) -> None:
         """Disconnect and let go of the ledger; what is open stays charged."""
-        for task in list(self._tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._end_tasks()
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.wait([self._sending])
+            await self._end_tasks()  # what those began whose answers will not come
         if self._folding is not None:
             await asyncio.wait([self._folding])
         await self._disconnect()
         self._ledger.close()
+
+    async def _end_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     @property
     def ledger_path(self) -> Path | None:
@@ -364,8 +374,7 @@ class Shared:
         now_us = int(_numbers(told[8:16])[0])
         if now_us > self._witness[0]:
             self._witness = (now_us, time.monotonic_ns() // 1000)
-        if self._late and not self._tasks:
-            self._start(self.flush())
+        self._flush_soon()
         return told
 
     async def _run_script(self, what: str, state: str, request: Any) -> bytes:
@@ -422,6 +431,11 @@ class Shared:
             await self._line.drop()
         await self._client.aclose()
 
+    def _give_back(self, reservation_id: bytes, demands: Sequence[Demand]) -> None:
+        """Nobody waits for its answer any more, but it may have been charged."""
+        self._refuse(reservation_id)
+        self._remember(reservation_id, {limit.unit: 0 for _, limit, _, _ in demands})
+
     def _refuse(self, reservation_id: bytes) -> None:
         # A failure leaves the intent open: charged in a rebuilding, which is safe.
         with contextlib.suppress(InputError):
@@ -429,7 +443,11 @@ class Shared:
 
     def _remember(self, reservation_id: bytes, used: Mapping[str, int]) -> None:
         if len(self._late) < _LATE_MAX:
-            self._late[reservation_id] = used
+            self._late.setdefault(reservation_id, used)  # what came first counts
+
+    def _flush_soon(self) -> None:
+        if self._late and not self._tasks:
+            self._start(self.flush())
 
     def _enter_soon(self) -> None:
         if not self._tasks and not self._state:
