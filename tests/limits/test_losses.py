@@ -193,6 +193,31 @@ def test_a_restart_is_noticed_by_a_process_that_had_yet_to_enter(tmp_path: Path)
         server.kill()
 
 
+def test_what_a_lost_epoch_left_goes_from_the_store(server: RedisServer, tmp_path: Path) -> None:
+    """A restart with its data makes a copy of every cell; only keys of the limits are touched."""
+    others = ["stillhouse", "stillhouse:limits:b", "stillhouse:limits:x:limits", "z"]
+
+    async def scenario() -> None:
+        limiter = await connect(server, tmp_path)
+        for number in range(1200):
+            demand = Demand(Scope("account", str(number)), BALANCE)
+            assert isinstance(await limiter.reserve(name(number), [demand]), Reserved)
+        with redis_package.Redis(port=server.port) as client:
+            client.mset(dict.fromkeys(others, "0"))
+            before = client.dbsize()
+        restart_with_data(server)
+        assert isinstance(await answered(limiter, 5, 1), Reserved)
+        assert limiter._clearing is not None
+        await limiter._clearing
+        with redis_package.Redis(port=server.port) as client:
+            assert before <= client.dbsize() <= before + 3  # a cell and a reservation more
+            assert client.exists(*others) == len(others)
+        assert not isinstance(await reserve(limiter, 6, 20), Reserved)
+        await limiter.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_dead_process_is_charged_at_its_reservations(server: RedisServer, tmp_path: Path) -> None:
     """Also where its store lost everything, and also what the store had yet to hear of."""
 
@@ -202,6 +227,8 @@ def test_a_dead_process_is_charged_at_its_reservations(server: RedisServer, tmp_
         # An intent in its ledger that never reached the store: it might have.
         dead._ledger.reserved(name(2), None, [Demand(X, DAY, 7)])
         assert dead._line is not None
+        assert dead._clearing is not None
+        await dead._clearing
         await dead._line.drop()
         await dead._client.aclose()
         dead._ledger.close()  # what kill -9 leaves is the same: all of it is in the kernel

@@ -2,8 +2,8 @@
 -- KEYS[1]: the key of the state. ARGV: what to do, the state the caller knows, its request as JSON.
 -- Cells, marks, lows and refunds are those of cells.py; all numbers are integers below 2^53, which
 -- doubles hold exactly. Every answer is one string, which a client in Python reads in one piece:
--- words to claim and load, or an 8-byte double for each number. Nothing here goes by the server's expiry of keys: a step of its clock would
--- drop what still counts.
+-- words to claim, load and clear, or an 8-byte double for each number. Nothing that counts goes by
+-- the server's expiry of keys: a step of its clock would drop it.
 
 local LEVEL_MAX = 9007199254740991
 local LOWS_MAX = 64
@@ -78,6 +78,21 @@ if what == 'load' then
   state = string.gsub(state, '%d+$', string.format('%.0f', server_time()))
   redis.call('SET', KEYS[1], state)
   return 'loaded ' .. state
+end
+
+if what == 'clear' then
+  -- Look at some keys of the store; drop those of other epochs, which are over.
+  local found = redis.call('SCAN', cjson.decode(ARGV[3]).cursor, 'COUNT', 500)
+  local begin = KEYS[1] .. ':'
+  for _, key in ipairs(found[2]) do
+    if string.sub(key, 1, #begin) == begin then
+      local epoch = string.match(string.sub(key, #begin + 1), '^(%x+):')
+      if epoch and #epoch == 16 and begin .. epoch .. ':' ~= prefix then
+        redis.call('UNLINK', key)
+      end
+    end
+  end
+  return 'cleared ' .. found[1]
 end
 
 -- The limiter's time: the server's, less how far it has run ahead; a step back is held, and one

@@ -83,6 +83,7 @@ class Shared:
         self._unfolded = ledger.first > 1  # what earlier processes left
         self._folding: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clearing: asyncio.Task[None] | None = None
         self._unsent: list[tuple[bytes, asyncio.Future[bytes]]] = []
         self._line: Line | None = None
         self._sending: asyncio.Task[None] | None = None
@@ -260,13 +261,33 @@ class Shared:
         async with self._entering:
             if self._state:
                 return True
+            claim = self._claim()
             try:
-                self._state = await rebuilding.enter(self._run_script, self._claim(), self._root)
+                self._state = await rebuilding.enter(self._run_script, claim, self._root)
             except Exception as error:
                 if not _is_store_error(error):
                     raise
                 return False
+            if self._state.startswith(claim["epoch"]):  # rebuilt here
+                if self._clearing is not None:
+                    self._clearing.cancel()
+                self._clearing = asyncio.create_task(self._clear(self._state))
             return bool(self._state)
+
+    async def _clear(self, state: str) -> None:
+        """Have the store drop what earlier epochs left, some keys at a time."""
+        cursor = "0"
+        while self._state == state:
+            try:
+                told = await self._run_script("clear", state, {"cursor": cursor})
+            except Exception as error:
+                if not _is_store_error(error):
+                    raise
+                await asyncio.sleep(self._timeout_s)
+                continue
+            word, _, cursor = told.decode().partition(" ")
+            if word != "cleared" or cursor == "0":
+                return
 
     async def flush(self) -> None:
         """Tell the store of the settlements that it has yet to hear of."""
@@ -278,6 +299,9 @@ class Shared:
 
     async def close(self) -> None:
         """Disconnect and let go of the ledger; what is open stays charged."""
+        if self._clearing is not None:
+            self._clearing.cancel()
+            await asyncio.wait([self._clearing])
         await self._end_tasks()
         if self._sending is not None:
             self._sending.cancel()
