@@ -414,9 +414,10 @@ class Memory:
 
     def _restore(self, ledger: Ledger) -> None:
         replay = Replay()
-        replay.read(ledger.events())
+        left_open = replay.read(ledger.events())
         self._table, self._now_us, self._mark = replay.table, replay.now_us, replay.mark
-        ledger.note(self._now_us)
+        # A start that is killed before its file is whole must not have them settled twice.
+        ledger.begin(self._now_us, left_open)
         cells = iter(list(self._table))
         while part := list(itertools.islice(cells, 500)):
             ledger.carry(self._states(part))
