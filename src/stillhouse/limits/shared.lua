@@ -126,6 +126,26 @@ local function drained(cell)
   cell[4] = now
 end
 
+-- What `level` units of 1/old are at least, and at most, in units of 1/new.
+local function rescaled(level, old, new)
+  local whole = floor(level / old)
+  local rest = level - whole * old
+  if rest == 0 then return min(whole * new, LEVEL_MAX), min(whole * new, LEVEL_MAX) end
+  local part = rest / old * new
+  return min(whole * new + max(floor(part) - 1, 0), LEVEL_MAX),
+    min(whole * new + min(-floor(-part) + 1, new), LEVEL_MAX)
+end
+
+-- The limit was changed; what was drained so far was at the rate before.
+local function changed(cell, grain, drain)
+  local old, n = cell[1], cell[6]
+  cell[1], cell[2] = grain, drain
+  if old == grain then return end
+  local _, most = rescaled(cell[3], old, grain)
+  cell[3] = most
+  for i = 1, n do cell[6 + n + i] = rescaled(cell[6 + n + i], old, grain) end
+end
+
 -- The stack of lows brought down to the level: first of the lows that are not below it joins all.
 local function touched(cell)
   local n, level = cell[6], cell[3]
@@ -321,11 +341,7 @@ for i, demand in ipairs(request.demands) do
       cell = unpack_(value)
       drained(cell)
       if cell[1] ~= grain or cell[2] ~= drain then
-        -- The limit was changed: in whole units of cost, the level up and the lows down.
-        local old, n = cell[1], cell[6]
-        cell[1], cell[2] = grain, drain
-        cell[3] = min(-floor(-cell[3] / old) * grain, LEVEL_MAX)
-        for j = 1, n do cell[6 + n + j] = floor(cell[6 + n + j] / old) * grain end
+        changed(cell, grain, drain)
       end
     else
       cell = {grain, drain, 0, now, 0, 0, new = true}
