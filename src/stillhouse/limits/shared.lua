@@ -300,7 +300,7 @@ if what == 'settle' then
     redis.call('DEL', prefix .. record_key)
     redis.call('ZREM', due, record_key)
     -- Only so that settling twice can be told; nothing hangs on when it expires.
-    redis.call('SET', prefix .. 's:' .. request.id, '1', 'PX', 3600000)
+    redis.call('SET', prefix .. 's:' .. request.id, '1', 'PX', 600000)
     answer = numbers({SETTLED, now})
     for unit, above in pairs(excess) do
       answer = answer .. string.format('%s %.0f\n', unit, above)
