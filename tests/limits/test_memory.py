@@ -149,9 +149,10 @@ def test_a_start_that_is_killed_settles_what_was_open_once(
     before = Memory(folder=tmp_path)
     assert isinstance(before.reserve_now(name(1), demand, START), Reserved)
     before.close_now()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Ledger, "whole", killed)
-        Memory(folder=tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            Memory(folder=tmp_path)
     limiter = Memory(folder=tmp_path)
     later = START + 86_400 * SECOND
     for number in (2, 3):
