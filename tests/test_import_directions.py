@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "students": {"exchanges", "statistics", "teachers"},
     "parity": {"exchanges", "statistics", "teachers", "students"},
     "distill": {"exchanges", "statistics", "teachers", "students", "parity"},
-    "accounts": {"exchanges", "statistics"},
     "limits": {"exchanges", "statistics"},
+    "accounts": {"exchanges", "statistics", "limits"},
     "gateway": {"exchanges", "statistics", "accounts", "limits"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -186,6 +186,27 @@ def test_two_caps_that_count_the_same_are_refused(world: Any) -> None:
         store.perform(made.operator, tier)
 
 
+MINUTE = {"scope": "account", "measure": "requests", "window_us": 60 * 10**6}
+
+
+@pytest.mark.parametrize(
+    ("cap", "said"),
+    [
+        (MINUTE | {"amount": 0}, "an amount of 0"),
+        (MINUTE | {"amount": 1}, "an amount of 1"),
+        (MINUTE | {"amount": 2**51}, "an amount of"),
+        (MINUTE | {"amount": 9, "window_us": 401 * 86_400 * 10**6}, "a window of"),
+        (MINUTE | {"amount": 0, "measure": "distinct_prompts"}, "an amount of 0"),
+        (MINUTE | {"amount": 0, "measure": "concurrency", "window_us": 0}, "an amount of 0"),
+    ],
+)
+def test_a_cap_that_no_limit_can_be_is_refused(world: Any, cap: dict[str, Any], said: str) -> None:
+    store, made = world
+    tier = DefineTier(name="odd", level=8, caps=[cap], max_output_tokens=9)  # type: ignore[list-item]
+    with pytest.raises(InputError, match=said):
+        store.perform(made.operator, tier)
+
+
 def test_the_same_question_has_the_same_answer(world: Any) -> None:
     store, made = world
     snapshot, now_us = snapshot_of(store)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.gateway.running import Running, running
+from tests.gateway.running import Running, configuration, prepare, running
 from tests.limits.servers import RedisServer
 
 from stillhouse.exchanges import InputError
+from stillhouse.gateway.service import Service
+from stillhouse.limits import Demand, Limit, Reserved, Scope
 
 ROOM = 3  # the burst: half of the amount
 LIMIT = {"scope": "global", "measure": "requests", "amount": 2 * ROOM, "window_s": 86_400.0}
@@ -48,6 +50,33 @@ def test_two_gateways_share_one_limit(tmp_path: Path) -> None:
         server.kill()
     assert statuses.count(200) == ROOM
     assert statuses.count(429) == 12 - ROOM
+
+
+def test_places_that_a_killed_gateway_held_come_back_with_it(tmp_path: Path) -> None:
+    place = [Demand(Scope("account", "a"), Limit.concurrency("c", 1, 3600 * 10**6))]
+
+    async def scenario(server: RedisServer) -> None:
+        config = configuration(tmp_path, "http://127.0.0.1:9/v1", limits=server.url)
+        prepare(tmp_path, config)
+        service = await Service.open(config)
+        assert isinstance(await service.limiter.reserve(bytes(16), place, 0), Reserved)
+        intent = {"account": "a", "organisation": "o", "key": "k", "model": "small"}
+        counts = {"max_tokens": 1, "tokens_in": 1, "tokens_out": 1, "price_nano": 1}
+        service.ledger.intend(
+            {"id": bytes(16).hex(), "time_us": 1, "streamed": True, **intent, **counts}
+        )
+        service.ledger.flush()
+        await service.close()  # without an outcome, as a kill leaves it
+        service = await Service.open(config)
+        found = await service.limiter.reserve(bytes([1]) * 16, place, 0)
+        await service.close()
+        assert isinstance(found, Reserved)
+
+    server = RedisServer(tmp_path)
+    try:
+        asyncio.run(scenario(server))
+    finally:
+        server.kill()
 
 
 def test_apart_they_would_admit_twice_as_much(tmp_path: Path) -> None:

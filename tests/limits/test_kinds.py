@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -67,6 +69,50 @@ def test_a_shadow_limit_refuses_nothing_and_says_what_it_would_refuse(books: Boo
     told = [books.reserve(shadow, real) for _ in range(4)]
     assert all(isinstance(one, Reserved) for one in told)
     assert [one.would_refuse for one in told] == [(), (), (shadow,), (shadow,)]
+
+
+def test_who_asks_under_a_lower_limit_and_is_refused_slows_nobody(books: Books) -> None:
+    """An organisation whose accounts have tiers of their own, which all ask all the time."""
+    low = Demand(ACCOUNT, Limit.rolling("r", "requests", 20, HOUR, burst=5))
+    high = Demand(ACCOUNT, Limit.rolling("r", "requests", 200, HOUR, burst=50))
+    admitted = {low: 0, high: 0}
+    for turn in range(1440):
+        books.now += 5 * SECOND
+        demand = (low, high)[turn % 2]
+        admitted[demand] += books.admits(demand)
+    assert admitted[low] <= 5
+    assert 345 <= sum(admitted.values()) <= 350  # 50 at once and 150 an hour
+
+
+def test_what_drains_between_two_that_take_turns_is_not_rounded_away(books: Books) -> None:
+    limits = [Limit.rolling("r", "requests", 2 * rate, HOUR, burst=rate) for rate in (10, 12)]
+    for turn in range(30):  # 15 an hour for two hours: eight more than drain
+        assert books.admits(Demand(ACCOUNT, limits[turn % 2]))
+        books.now += 240 * SECOND
+
+
+def test_a_cell_goes_from_one_limit_to_another_and_loses_nothing(books: Books) -> None:
+    """It drains at the rate of whoever was admitted last, against fractions."""
+    generator = random.Random(5)
+    limits = [
+        Limit.rolling("r", "tokens", 20_011, 10 * SECOND, burst=9_973),
+        Limit.rolling("r", "tokens", 50_000, 7 * SECOND + 1, burst=30_011),
+        Limit.rolling("r", "tokens", 10**14 + 7, 86_400 * SECOND + 1, burst=2 * 10**13 + 1),
+    ]
+    level, rate, then, admitted = Fraction(0), Fraction(0), books.now, 0
+    for _ in range(600):
+        books.now += generator.randrange(2 * SECOND)
+        limit = generator.choices(limits, [10, 10, 1])[0]
+        cost = generator.randrange(1, min(limit.burst, 10_000))
+        level, then = max(Fraction(0), level - rate * (books.now - then)), books.now
+        fits = level + cost <= limit.burst
+        assert books.admits(Demand(ACCOUNT, limit, cost)) == fits
+        if fits:
+            used = generator.randrange(cost // 2, cost + 1)
+            books.settle(books.last, tokens=used)
+            level, rate = level + used, Fraction(limit.drain, limit.grain)
+            admitted += 1
+    assert 150 < admitted < 550
 
 
 def test_a_calendar_month_begins_anew_and_takes_no_refund_of_the_last_one(books: Books) -> None:

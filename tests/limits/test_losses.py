@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +21,18 @@ from tests.limits.test_machine_shared import SET_TIME, TIME
 
 from stillhouse.exchanges import InputError
 from stillhouse.exchanges.storage import InUseError
-from stillhouse.limits import Demand, Limit, Reserved, Scope, Settled, Shared, Unavailable, shared
+from stillhouse.limits import (
+    Demand,
+    Limit,
+    Reserved,
+    Scope,
+    Settled,
+    Shared,
+    Unavailable,
+    rebuilding,
+    shared,
+)
+from stillhouse.limits.replay import Replay
 
 SECOND = 10**6
 HOUR = 3600 * SECOND
@@ -155,6 +167,57 @@ def test_a_loss_while_nobody_watches_is_noticed_at_the_next_start(
     asyncio.run(scenario())
 
 
+def test_a_restart_is_noticed_by_a_process_that_had_yet_to_enter(tmp_path: Path) -> None:
+    """Redis comes back with a snapshot from before the balance was spent, and that one asks."""
+    server = RedisServer(tmp_path)
+
+    async def scenario() -> None:
+        spends = await connect(server, tmp_path)
+        with redis_package.Redis(port=server.port) as client:
+            ready = client.get("stillhouse:limits")
+            since, _ = client.time()
+            rebuilding = ready.replace(b"ready", b"rebuilding").rpartition(b"|")[0]
+            client.set("stillhouse:limits", b"%b|%d" % (rebuilding, since * SECOND))
+            enters = await connect(server, tmp_path, "two")
+            client.set("stillhouse:limits", ready)
+            client.save()
+        assert isinstance(await reserve(spends, 1, 20, BALANCE), Reserved)
+        restart_with_data(server)
+        assert not isinstance(await answered(enters, 2, 1, BALANCE), Reserved)
+        await spends.close()
+        await enters.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        server.kill()
+
+
+def test_what_a_lost_epoch_left_goes_from_the_store(server: RedisServer, tmp_path: Path) -> None:
+    """A restart with its data makes a copy of every cell; only keys of the limits are touched."""
+    others = ["stillhouse", "stillhouse:limits:b", "stillhouse:limits:x:limits", "z"]
+
+    async def scenario() -> None:
+        limiter = await connect(server, tmp_path)
+        for number in range(1200):
+            demand = Demand(Scope("account", str(number)), BALANCE)
+            assert isinstance(await limiter.reserve(name(number), [demand]), Reserved)
+        with redis_package.Redis(port=server.port) as client:
+            client.mset(dict.fromkeys(others, "0"))
+            before = client.dbsize()
+        restart_with_data(server)
+        assert isinstance(await answered(limiter, 5, 1), Reserved)
+        assert limiter._clearing is not None
+        await limiter._clearing
+        with redis_package.Redis(port=server.port) as client:
+            assert before <= client.dbsize() <= before + 3  # a cell and a reservation more
+            assert client.exists(*others) == len(others)
+        assert not isinstance(await reserve(limiter, 6, 20), Reserved)
+        await limiter.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_dead_process_is_charged_at_its_reservations(server: RedisServer, tmp_path: Path) -> None:
     """Also where its store lost everything, and also what the store had yet to hear of."""
 
@@ -164,6 +227,8 @@ def test_a_dead_process_is_charged_at_its_reservations(server: RedisServer, tmp_
         # An intent in its ledger that never reached the store: it might have.
         dead._ledger.reserved(name(2), None, [Demand(X, DAY, 7)])
         assert dead._line is not None
+        assert dead._clearing is not None
+        await dead._clearing
         await dead._line.drop()
         await dead._client.aclose()
         dead._ledger.close()  # what kill -9 leaves is the same: all of it is in the kernel
@@ -195,6 +260,42 @@ def test_while_another_process_rebuilds_nothing_is_admitted(
         await limiter.close()
 
     asyncio.run(scenario())
+
+
+def test_a_rebuilding_that_takes_longer_than_the_patience_comes_to_its_end(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two processes, each of which would begin anew when the other's claim is old."""
+    read = rebuilding._read
+
+    def slowly(root: Path, server_us: int) -> Replay:
+        time.sleep(0.75)
+        return read(root, server_us)
+
+    async def scenario() -> None:
+        limiters = [await connect(server, tmp_path, process) for process in ("one", "two")]
+        monkeypatch.setattr(shared, "_PATIENCE_US", 600_000)
+        monkeypatch.setattr(rebuilding, "_read", slowly)
+        flush(server)
+        told = await asyncio.gather(*(answered(one, n, 1) for n, one in enumerate(limiters, 1)))
+        assert all(isinstance(one, Reserved) for one in told)
+        for limiter in limiters:
+            await limiter.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_step_of_a_loading_is_long() -> None:
+    """Not where one cell has more prompts than the store can take in the time of an answer."""
+    prompts = Limit.distinct("prompts", 10**6, HOUR)
+    replay = Replay()
+    for number in range(20_000):
+        replay.charge(Demand(X, prompts, 1, number.to_bytes(10, "big")), HOUR)
+    parts = list(rebuilding._parts(replay))
+    sizes = [sum(len(row[1]) for row in part["sets"]) for part in parts]
+    assert sum(sizes) == 20_000
+    assert max(sizes) <= 1000
+    assert [part.get("mark") for part in parts] == [None] * (len(parts) - 1) + [20_000]
 
 
 def test_a_store_that_fails_is_never_guessed_at(server: RedisServer, tmp_path: Path) -> None:
@@ -390,6 +491,57 @@ def test_a_settlement_that_was_under_way_survives_cancellation(
         await asyncio.gather(waiting, return_exceptions=True)
         flush(server)
         assert isinstance(await answered(limiter, 2, 18), Reserved)
+        await limiter.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_reservation_that_is_cancelled_in_flight_is_given_back(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Cut off while the store takes its time, which charges it all the same."""
+
+    async def scenario() -> None:
+        limiter = await connect(server, tmp_path)
+        with redis_package.Redis(port=server.port) as client:
+            client.execute_command("CLIENT", "PAUSE", "200")
+        asking = asyncio.ensure_future(reserve(limiter, 1, 20, BALANCE))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.wait([asking])
+        while limiter._late:
+            await asyncio.sleep(0.01)
+        assert isinstance(await reserve(limiter, 2, 20, BALANCE), Reserved)
+        flush(server)  # and the ledger knows it
+        assert not isinstance(await answered(limiter, 3, 1, BALANCE), Reserved)
+        assert await limiter.settle(name(2), {"money": 0}) == Settled()
+        assert isinstance(await answered(limiter, 4, 20, BALANCE), Reserved)
+        await limiter.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_settlement_of_an_earlier_process_reaches_a_store_that_comes_later(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    place = Limit.concurrency("places", 1, HOUR)
+
+    async def scenario() -> None:
+        killed = await connect(server, tmp_path)
+        assert isinstance(await reserve(killed, 1, 1, place), Reserved)
+        await killed.close()
+        limiter = await connect(server, tmp_path)
+        assert limiter._line is not None
+        limiter._line.close()
+        server.process.send_signal(signal.SIGSTOP)
+        limiter._timeout_s = 0.1
+        told = await limiter.settle(name(1), {})
+        server.process.send_signal(signal.SIGCONT)
+        assert isinstance(told, Unavailable)
+        await answered(limiter, 2, 1)
+        while limiter._late:
+            await asyncio.sleep(0.01)
+        assert isinstance(await reserve(limiter, 3, 1, place), Reserved)
         await limiter.close()
 
     asyncio.run(scenario())

@@ -12,6 +12,8 @@ import pytest
 from stillhouse.exchanges import InputError
 from stillhouse.exchanges.storage import InUseError
 from stillhouse.limits import Demand, Limit, Memory, Reserved, Scope, SteadyClock, Unavailable
+from stillhouse.limits.cells import RollingCell
+from stillhouse.limits.ledger import Ledger
 
 SECOND = 10**6
 START = 1_770_000_000 * SECOND
@@ -132,6 +134,34 @@ def test_a_step_back_of_the_clock_between_two_runs_gives_nothing_back(tmp_path: 
     assert isinstance(told, Reserved)
     assert told.at_us == START
     assert not isinstance(limiter.reserve_now(name(3), demand, START - 10**12), Reserved)
+    limiter.close_now()
+
+
+def test_a_start_that_is_killed_settles_what_was_open_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the states of the cells are written and the ledger still has what was before."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    demand = [Demand(Scope("account", "x"), DAY, 2)]
+    before = Memory(folder=tmp_path)
+    assert isinstance(before.reserve_now(name(1), demand, START), Reserved)
+    before.close_now()
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Memory(folder=tmp_path)
+    limiter = Memory(folder=tmp_path)
+    later = START + 86_400 * SECOND
+    for number in (2, 3):
+        assert isinstance(limiter.reserve_now(name(number), demand, later), Reserved)
+    limiter.settle_now(name(2), {"requests": 2}, later)
+    limiter.settle_now(name(3), {"requests": 0}, later)
+    (cell,) = limiter.cells()
+    assert isinstance(cell, RollingCell)
+    assert (cell.level, cell.open) == (2 * DAY.grain, 0)
     limiter.close_now()
 
 

@@ -177,7 +177,7 @@ class LimitSetting:
     ] = setting("what it counts together; address: the /32 and /24, or the /64, /56 and /48")
     measure: Measure = setting("what it counts")
     amount: Positive = setting("how much")
-    window_s: float = setting("in any interval of this length; the lease of concurrency", 60.0)
+    window_s: float = setting("in any interval of this length; for concurrency nothing", 60.0)
     burst: Positive | None = setting("largest single reservation; half of amount if absent", None)
     per: Literal["window", "month", "balance"] = setting(
         "calendar month and balance: money", "window"

@@ -115,7 +115,7 @@ class Service:
         )
         self._closing.callback(self.exchanges.close)
         self.recorder = Recorder(self.exchanges, self.ledger, digests, SkeletonHash(digests), sink)
-        self._recover()
+        await self._recover()
         memory = self.limiter if isinstance(self.limiter, Memory) else None
         turns: set[Turn] = set()
         commit = self.commit = Commit(self.ledger, memory, turns, self.log)
@@ -242,13 +242,16 @@ class Service:
         url = self._url(config.limits, config.limits_env)
         return await Shared.connect(url, folder=config.state / "limits", process=folder.name)
 
-    def _recover(self) -> None:
+    async def _recover(self) -> None:
         """Charge what a crash left without outcome, record what had not reached the exchanges."""
         found = self.ledger.recovery
         for intent in found.unsettled:
-            # The limits hold it at its reservation already: they keep their own state.
             self.ledger.settle({**intent, "status": 500, "refusal": "crashed"})
         self.ledger.flush()
+        # Limits in memory know it already; a store holds places of concurrency for who is gone.
+        ids = [bytes.fromhex(intent["id"]) for intent in found.unsettled]
+        now_us = self._clock.now_us()
+        await asyncio.gather(*(self.limiter.settle(one, {}, now_us) for one in ids))
         charged = [{**i, "status": 500, "refusal": "crashed"} for i in found.unsettled]
         recorded = self.recorder.recover([*found.outcomes, *charged], found.logs)
         self.ledger.forget()

@@ -17,6 +17,8 @@ of their lows, which can only make refunds smaller.
 
 from __future__ import annotations
 
+import copy
+import math
 from bisect import bisect_left
 from typing import Any, Protocol
 
@@ -53,7 +55,7 @@ class Cell(Protocol):
     def empty_at_us(self, now_us: int) -> int:
         """When this cell can be forgotten without a trace; past or present: now."""
 
-    def adopt(self, limit: Limit) -> None:
+    def adopt(self, limit: Limit, now_us: int) -> None:
         """Go on under a changed limit of the same name and kind."""
 
     def dump(self) -> list[Any]:
@@ -171,18 +173,20 @@ class RollingCell:
             return max(now_us, self.at_us) + self.limit.window_us
         return self.at_us + -(-self.level // self.limit.drain)
 
-    def adopt(self, limit: Limit) -> None:
+    def adopt(self, limit: Limit, now_us: int) -> None:
+        self.fits(0, b"", now_us)  # until now it drained at the rate before
         old, self.limit = self.limit.grain, limit
-        self._rescale(old)
+        if old != limit.grain:
+            self._rescale(old)
 
     def _rescale(self, old: int) -> None:
-        limit = self.limit
-        self.level = min(-(-self.level // old) * limit.grain, LEVEL_MAX)
+        grain = self.limit.grain
+        self.level = _rescaled(self.level, old, grain)[1]
         if self.marks is not None:
             # Lows that become equal are joined, so that they rise strictly again.
             kept: dict[int, int] = {}
             for mark, low in zip(self.marks, self.lows, strict=True):
-                kept[low // old * limit.grain] = mark
+                kept[_rescaled(low, old, grain)[0]] = mark
             self.lows, self.marks = list(kept), list(kept.values())
 
     def dump(self) -> list[Any]:
@@ -243,7 +247,7 @@ class PeriodCell:
             return now_us + DAY_US
         return self.ends_us if self.used else now_us
 
-    def adopt(self, limit: Limit) -> None:
+    def adopt(self, limit: Limit, now_us: int) -> None:
         self.limit = limit
 
     def dump(self) -> list[Any]:
@@ -327,7 +331,7 @@ class DistinctCell:
     def empty_at_us(self, now_us: int) -> int:
         return self.ends_us if len(self) else now_us
 
-    def adopt(self, limit: Limit) -> None:
+    def adopt(self, limit: Limit, now_us: int) -> None:
         self.limit = limit
 
     def dump(self) -> list[Any]:
@@ -373,7 +377,7 @@ class LeaseCell:
     def empty_at_us(self, now_us: int) -> int:
         return max(self.leases.values(), default=now_us)
 
-    def adopt(self, limit: Limit) -> None:
+    def adopt(self, limit: Limit, now_us: int) -> None:
         self.limit = limit
 
     def dump(self) -> list[Any]:
@@ -391,6 +395,33 @@ CELLS: dict[str, type[RollingCell] | type[PeriodCell] | type[DistinctCell] | typ
     "distinct": DistinctCell,
     "concurrency": LeaseCell,
 }
+
+
+def under(cell: Cell, limit: Limit, now_us: int) -> Cell:
+    """The cell as it would be under `limit`: itself, or where that changes it a copy.
+
+    A request that is refused must not change it: it can have several limits of one name, by the
+    tiers of those who share it, and would go on at the rate of whoever asks without success.
+    """
+    if cell.limit == limit:
+        cell.limit = limit  # another object: the same from now on
+        return cell
+    changed = copy.copy(cell)
+    changed.adopt(limit, now_us)
+    return changed
+
+
+def _rescaled(level: int, old: int, new: int) -> tuple[int, int]:
+    """What `level` units of 1/old are at least, and at most, in units of 1/new.
+
+    In the doubles of the store's script: two roundings below 2^50 make less than a unit.
+    """
+    whole, rest = divmod(level, old)
+    part = rest / old * new
+    least = math.floor(part) - 1 if rest else 0
+    most = math.ceil(part) + 1 if rest else 0
+    whole *= new
+    return min(whole + max(least, 0), LEVEL_MAX), min(whole + min(most, new), LEVEL_MAX)
 
 
 def month_us(now_us: int) -> tuple[int, int]:

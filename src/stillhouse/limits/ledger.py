@@ -209,9 +209,10 @@ class Ledger:
             )
         self._journal.append_all(records)
 
-    def note(self, now_us: int) -> None:
-        """Write the limiter's time."""
-        self._journal.append({"now": now_us})
+    def begin(self, now_us: int, left_open: Iterable[bytes]) -> None:
+        """Write the limiter's time, and that what was left open is settled at its reservation."""
+        outcomes = [{"s": one.hex(), "t": now_us, "u": {}} for one in left_open]
+        self._journal.append_all([{"now": now_us}, *outcomes])
 
     def carry(self, cells: Iterable[CellState]) -> None:
         """Write the states of cells into the present file. No line may wait."""

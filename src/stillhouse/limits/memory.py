@@ -10,7 +10,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from stillhouse.exchanges import InputError
-from stillhouse.limits.cells import RollingCell
+from stillhouse.limits.cells import RollingCell, under
 from stillhouse.limits.ledger import TURN_AFTER, CellState, Intent, Ledger
 from stillhouse.limits.limit import LEVEL_MAX, Demand
 from stillhouse.limits.replay import Replay
@@ -138,9 +138,13 @@ class Memory:
             if cell is None or cell.limit is not limit:  # never looked up, dropped, or changed
                 scope = binding.rows[index][0]
                 table = self._table
-                if table.count >= self._cells_max and table.find(scope, limit) is None:
-                    return Unavailable("too many limits are in use for the memory allowed")
-                cell = held[index] = cells[index] = table.get(scope, limit, now_us)
+                cell = table.find(scope, limit)
+                if cell is None:
+                    if table.count >= self._cells_max:
+                        return Unavailable("too many limits are in use for the memory allowed")
+                    cell = table.add(scope, limit, now_us)
+                held[index] = cells[index] = cell
+                cell = under(cell, limit, now_us)
             if type(cell) is RollingCell:
                 # As `RollingCell.fits`, written out: nearly all cells are of this kind.
                 level = cell.level
@@ -187,6 +191,10 @@ class Memory:
             except InputError as error:
                 return Unavailable(str(error))
         for cell, limit, cost in zip(held, limits, costs, strict=True):
+            if cell is None:
+                continue
+            if cell.limit is not limit:
+                cell.adopt(limit, now_us)
             if type(cell) is RollingCell:
                 cell.open += 1
                 before = cell.level
@@ -197,7 +205,7 @@ class Memory:
                     cell.marks, cell.lows = [mark], [level]
                 else:
                     cell.stack(marks, before, mark)
-            elif cell is not None:
+            else:
                 cell.take(cost, item, mark, now_us)
         readings = [
             Reading(demand, *cell.reading())
@@ -264,11 +272,12 @@ class Memory:
                 if table.count >= self._cells_max:
                     return Unavailable("too many limits are in use for the memory allowed")
                 cell = table.add(scope, limit, now_us)
-            elif cell.limit is not limit:
-                cell.adopt(limit)
             if cell.stamp == mark or cost < 0:
                 raise ValueError(f"{demand} twice in one reservation, or at a negative cost")
             cell.stamp = mark
+            own = cell
+            if cell.limit is not limit:
+                cell = under(cell, limit, now_us)
             if type(cell) is RollingCell:
                 # As `RollingCell.fits`, written out: nearly all cells are of this kind.
                 level = cell.level
@@ -281,7 +290,7 @@ class Memory:
             else:
                 fits = cell.fits(cost, item, now_us)
             if fits:
-                cells.append(cell)
+                cells.append(own)
             elif limit.shadow:
                 cells.append(None)
                 would_refuse += (demand,)
@@ -414,9 +423,10 @@ class Memory:
 
     def _restore(self, ledger: Ledger) -> None:
         replay = Replay()
-        replay.read(ledger.events())
+        left_open = replay.read(ledger.events())
         self._table, self._now_us, self._mark = replay.table, replay.now_us, replay.mark
-        ledger.note(self._now_us)
+        # A start that is killed before its file is whole must not have them settled twice.
+        ledger.begin(self._now_us, left_open)
         cells = iter(list(self._table))
         while part := list(itertools.islice(cells, 500)):
             ledger.carry(self._states(part))

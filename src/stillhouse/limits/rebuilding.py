@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.exchanges import InputError
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-_PART = 500
+    _Run = Callable[[str, str, Any], Awaitable[bytes]]
+
+_PART = 1000  # cells, items and reservations that are loaded at once
 
 
-async def enter(
-    run: Callable[[str, str, Any], Awaitable[bytes]], claim: dict[str, Any], root: Path
-) -> str:
+async def enter(run: _Run, claim: dict[str, Any], root: Path) -> str:
     """Return the state of a store that is ready, made so from the ledgers in `root` if need be.
 
     "" where another process is rebuilding it. The claim changes the epoch before the ledgers are
@@ -39,12 +40,24 @@ async def enter(
     if word == "busy":
         return ""
     state, now = told
-    replay = await asyncio.to_thread(_read, root, int(now))
-    for part in _parts(replay):
-        word, *told = (await run("load", state, part)).decode().split()
-        if word == "lost":
-            return ""
-    return told[0]
+    reading = asyncio.create_task(asyncio.to_thread(_read, root, int(now)))
+    try:
+        # Reading can take longer than the others have patience.
+        while state and not (await asyncio.wait([reading], timeout=claim["patience"] / 4e6))[0]:
+            state = await _load(run, state, _part(int(now)))
+    finally:
+        reading.cancel()
+    for part in _parts(reading.result()) if state else ():
+        state = await _load(run, state, part)
+        if not state:
+            break
+    return state
+
+
+async def _load(run: _Run, state: str, part: dict[str, Any]) -> str:
+    """Load a part; return the state then, "" where another process has begun to rebuild."""
+    word, *told = (await run("load", state, part)).decode().split()
+    return "" if word == "lost" else told[0]
 
 
 def _read(root: Path, server_us: int) -> Replay:
@@ -62,39 +75,44 @@ def _read(root: Path, server_us: int) -> Replay:
 
 def _parts(replay: Replay) -> Iterator[dict[str, Any]]:
     """The requests that load it, in the forms that the script keeps; the last one opens it."""
+    part, count = _part(replay.now_us), 0
+    for kind, row, weight in _rows(replay):
+        part[kind].append(row)
+        count += weight
+        if count >= _PART:
+            yield part
+            part, count = _part(replay.now_us), 0
+    part["mark"] = replay.mark
+    yield part
+
+
+def _part(now_us: int) -> dict[str, Any]:
+    return {"now": now_us, "cells": [], "sets": [], "leases": [], "records": []}
+
+
+def _rows(replay: Replay) -> Iterator[tuple[str, list[Any], int]]:
+    """What of a part it belongs to, the row, and how much it is."""
     now_us = replay.now_us
-
-    def part() -> dict[str, Any]:
-        return {"now": now_us, "cells": [], "sets": [], "leases": [], "records": []}
-
     marks = {entry.mark: name for name, entry in replay.open.items()}
-    now = part()
-    for count, cell in enumerate(replay.table, 1):
+    for cell in replay.table:
         key = f"{cell.limit.cell}:{cell.scope.kind}:{cell.scope.id}"
         if isinstance(cell, RollingCell):
             cell.fits(0, b"", now_us)
             limit = cell.limit
             cell_marks = cell.marks or []
             head = [limit.grain, limit.drain, cell.level, now_us, cell.open, len(cell_marks)]
-            now["cells"].append([key, [*head, *cell_marks, *cell.lows]])
+            yield "cells", [key, [*head, *cell_marks, *cell.lows]], 1
         elif isinstance(cell, PeriodCell):
-            now["cells"].append([key, [cell.used, cell.begins_us, cell.ends_us, cell.open]])
+            yield "cells", [key, [cell.used, cell.begins_us, cell.ends_us, cell.open]], 1
         elif isinstance(cell, DistinctCell):
-            begins_us = cell.ends_us - cell.limit.window_us
-            items = [item.hex() for item in cell.items]
-            now["sets"].append([f"{key}:{begins_us}", items, cell.ends_us])
+            begins_us, items = cell.ends_us - cell.limit.window_us, iter(cell.items)
+            while some := [item.hex() for item in itertools.islice(items, _PART)]:
+                yield "sets", [f"{key}:{begins_us}", some, cell.ends_us], len(some)
         elif isinstance(cell, LeaseCell):
-            now["leases"] += [[key, marks[m].hex(), end] for m, end in cell.leases.items()]
-        if count % _PART == 0:
-            yield now
-            now = part()
-    for count, (name, entry) in enumerate(replay.open.items(), 1):
+            for mark, end_us in cell.leases.items():
+                yield "leases", [key, marks[mark].hex(), end_us], 1
+    for name, entry in replay.open.items():
         row: list[Any] = [now_us, entry.mark, name.hex()]
         for scope, limit, cost, _ in entry.demands:
             row += [f"{limit.cell}:{scope.kind}:{scope.id}", limit.kind, limit.unit, cost]
-        now["records"].append([f"r:{name.hex()}", row])
-        if count % _PART == 0:
-            yield now
-            now = part()
-    now["mark"] = replay.mark
-    yield now
+        yield "records", [f"r:{name.hex()}", row], 1

@@ -25,8 +25,8 @@ class Replay:
         self.now_us = 0
         self.mark = 0
 
-    def read(self, events: Iterable[Event]) -> None:
-        """Replay a ledger. What it leaves open is settled at its reservation."""
+    def read(self, events: Iterable[Event]) -> list[bytes]:
+        """Replay a ledger. What it leaves open is settled at its reservation, and returned."""
         for event in events:
             if isinstance(event, Intent):
                 if event.repeated:
@@ -42,9 +42,10 @@ class Replay:
                 self.table.get(event.scope, event.limit, self.now_us).load(event.state)
             elif isinstance(event, Time):
                 self.pass_to(event.now_us)
-        for entry in self.open.values():
+        left_open, self.open = self.open, {}
+        for entry in left_open.values():
             settle(entry, {}, self.now_us)
-        self.open.clear()
+        return list(left_open)
 
     def pass_to(self, now_us: int) -> None:
         """Go on to a time; never back."""

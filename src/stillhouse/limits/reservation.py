@@ -54,6 +54,8 @@ def take(
         if cell is None:
             continue
         scope, limit, cost, item = demand
+        if cell.limit is not limit:
+            cell.adopt(limit, now_us)
         cell.take(cost, item, mark, now_us)
         if limit.unit in HEADER_UNITS and scope[0] in PUBLIC_SCOPES:
             readings.append(Reading(demand, *cell.reading()))

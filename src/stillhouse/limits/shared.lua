@@ -2,8 +2,8 @@
 -- KEYS[1]: the key of the state. ARGV: what to do, the state the caller knows, its request as JSON.
 -- Cells, marks, lows and refunds are those of cells.py; all numbers are integers below 2^53, which
 -- doubles hold exactly. Every answer is one string, which a client in Python reads in one piece:
--- words to claim and load, or an 8-byte double for each number. Nothing here goes by the server's expiry of keys: a step of its clock would
--- drop what still counts.
+-- words to claim, load and clear, or an 8-byte double for each number. Nothing that counts goes by
+-- the server's expiry of keys: a step of its clock would drop it.
 
 local LEVEL_MAX = 9007199254740991
 local LOWS_MAX = 64
@@ -53,7 +53,7 @@ local prefix = KEYS[1] .. ':' .. string.match(state, '^%w+') .. ':'
 local due = prefix .. 'due'
 
 if what == 'load' then
-  -- Put what was rebuilt in place; the last part says so and opens the store.
+  -- Put what was rebuilt in place, which renews the claim; the last part opens the store.
   local part = cjson.decode(ARGV[3])
   for _, cell in ipairs(part.cells) do
     redis.call('SET', prefix .. cell[1], pack(cell[2]))
@@ -74,9 +74,25 @@ if what == 'load' then
   if part.mark then
     redis.call('SET', prefix .. 'clock', pack({part.now, 0, part.mark}))
     state = string.gsub(state, '|rebuilding|', '|ready|')
-    redis.call('SET', KEYS[1], state)
   end
+  state = string.gsub(state, '%d+$', string.format('%.0f', server_time()))
+  redis.call('SET', KEYS[1], state)
   return 'loaded ' .. state
+end
+
+if what == 'clear' then
+  -- Look at some keys of the store; drop those of other epochs, which are over.
+  local found = redis.call('SCAN', cjson.decode(ARGV[3]).cursor, 'COUNT', 500)
+  local begin = KEYS[1] .. ':'
+  for _, key in ipairs(found[2]) do
+    if string.sub(key, 1, #begin) == begin then
+      local epoch = string.match(string.sub(key, #begin + 1), '^(%x+):')
+      if epoch and #epoch == 16 and begin .. epoch .. ':' ~= prefix then
+        redis.call('UNLINK', key)
+      end
+    end
+  end
+  return 'cleared ' .. found[1]
 end
 
 -- The limiter's time: the server's, less how far it has run ahead; a step back is held, and one
@@ -108,6 +124,26 @@ end
 local function drained(cell)
   cell[3] = max(0, cell[3] - (now - cell[4]) * cell[2])
   cell[4] = now
+end
+
+-- What `level` units of 1/old are at least, and at most, in units of 1/new.
+local function rescaled(level, old, new)
+  local whole = floor(level / old)
+  local rest = level - whole * old
+  if rest == 0 then return min(whole * new, LEVEL_MAX), min(whole * new, LEVEL_MAX) end
+  local part = rest / old * new
+  return min(whole * new + max(floor(part) - 1, 0), LEVEL_MAX),
+    min(whole * new + min(-floor(-part) + 1, new), LEVEL_MAX)
+end
+
+-- The limit was changed; what was drained so far was at the rate before.
+local function changed(cell, grain, drain)
+  local old, n = cell[1], cell[6]
+  cell[1], cell[2] = grain, drain
+  if old == grain then return end
+  local _, most = rescaled(cell[3], old, grain)
+  cell[3] = most
+  for i = 1, n do cell[6 + n + i] = rescaled(cell[6 + n + i], old, grain) end
 end
 
 -- The stack of lows brought down to the level: first of the lows that are not below it joins all.
@@ -264,7 +300,7 @@ if what == 'settle' then
     redis.call('DEL', prefix .. record_key)
     redis.call('ZREM', due, record_key)
     -- Only so that settling twice can be told; nothing hangs on when it expires.
-    redis.call('SET', prefix .. 's:' .. request.id, '1', 'PX', 3600000)
+    redis.call('SET', prefix .. 's:' .. request.id, '1', 'PX', 600000)
     answer = numbers({SETTLED, now})
     for unit, above in pairs(excess) do
       answer = answer .. string.format('%s %.0f\n', unit, above)
@@ -305,11 +341,7 @@ for i, demand in ipairs(request.demands) do
       cell = unpack_(value)
       drained(cell)
       if cell[1] ~= grain or cell[2] ~= drain then
-        -- The limit was changed: in whole units of cost, the level up and the lows down.
-        local old, n = cell[1], cell[6]
-        cell[1], cell[2] = grain, drain
-        cell[3] = min(-floor(-cell[3] / old) * grain, LEVEL_MAX)
-        for j = 1, n do cell[6 + n + j] = floor(cell[6 + n + j] / old) * grain end
+        changed(cell, grain, drain)
       end
     else
       cell = {grain, drain, 0, now, 0, 0, new = true}

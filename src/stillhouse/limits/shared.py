@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCRIPT = importlib.resources.files("stillhouse.limits").joinpath("shared.lua").read_text("utf-8")
-_PATIENCE_US = 60 * 10**6  # a rebuilding that has not ended by then is begun anew
+_PATIENCE_US = 60 * 10**6  # a rebuilding that was not heard of for so long is begun anew
 _LATE_MAX = 100_000
 # How the script's answers begin; it has the same.
 _RESERVED, _REFUSED, _USED, _SETTLED, _ALREADY = 1, 2, 3, 4, 5
@@ -83,6 +83,7 @@ class Shared:
         self._unfolded = ledger.first > 1  # what earlier processes left
         self._folding: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clearing: asyncio.Task[None] | None = None
         self._unsent: list[tuple[bytes, asyncio.Future[bytes]]] = []
         self._line: Line | None = None
         self._sending: asyncio.Task[None] | None = None
@@ -187,11 +188,14 @@ class Shared:
             self._ledger.reserved(reservation_id, 0, demands)  # the settlement says when it was
         except InputError as error:
             return Unavailable(str(error))
-        told = await self._ask("reserve", {"id": reservation_id.hex(), "demands": rows})
+        try:
+            told = await self._ask("reserve", {"id": reservation_id.hex(), "demands": rows})
+        except asyncio.CancelledError:
+            self._give_back(reservation_id, demands)
+            self._flush_soon()
+            raise
         if isinstance(told, Unavailable):
-            # It may have been charged all the same: give it back when the store answers again.
-            self._refuse(reservation_id)
-            self._remember(reservation_id, {limit.unit: 0 for _, limit, _, _ in demands})
+            self._give_back(reservation_id, demands)
             return told
         code, at_us, *numbers = map(int, _numbers(told))
         if code == _RESERVED:
@@ -231,10 +235,13 @@ class Shared:
                 # As a rebuilding would find it: charged at the reservation.
                 self._remember(reservation_id, {})
                 return Unavailable(str(error))
-        told = await self._ask("settle", {"id": reservation_id.hex(), "used": dict(used)})
+        try:
+            told = await self._ask("settle", {"id": reservation_id.hex(), "used": dict(used)})
+        except asyncio.CancelledError:
+            self._remember(reservation_id, used)
+            raise
         if isinstance(told, Unavailable):
-            if mine is not None:
-                self._remember(reservation_id, used)
+            self._remember(reservation_id, used)
             return told
         code = _numbers(told[:8])[0]
         if code == _SETTLED:
@@ -254,13 +261,33 @@ class Shared:
         async with self._entering:
             if self._state:
                 return True
+            claim = self._claim()
             try:
-                self._state = await rebuilding.enter(self._run_script, self._claim(), self._root)
+                self._state = await rebuilding.enter(self._run_script, claim, self._root)
             except Exception as error:
                 if not _is_store_error(error):
                     raise
                 return False
+            if self._state.startswith(claim["epoch"]):  # rebuilt here
+                if self._clearing is not None:
+                    self._clearing.cancel()
+                self._clearing = asyncio.create_task(self._clear(self._state))
             return bool(self._state)
+
+    async def _clear(self, state: str) -> None:
+        """Have the store drop what earlier epochs left, some keys at a time."""
+        cursor = "0"
+        while self._state == state:
+            try:
+                told = await self._run_script("clear", state, {"cursor": cursor})
+            except Exception as error:
+                if not _is_store_error(error):
+                    raise
+                await asyncio.sleep(self._timeout_s)
+                continue
+            word, _, cursor = told.decode().partition(" ")
+            if word != "cleared" or cursor == "0":
+                return
 
     async def flush(self) -> None:
         """Tell the store of the settlements that it has yet to hear of."""
@@ -272,17 +299,24 @@ class Shared:
 
     async def close(self) -> None:
         """Disconnect and let go of the ledger; what is open stays charged."""
-        for task in list(self._tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        if self._clearing is not None:
+            self._clearing.cancel()
+            await asyncio.wait([self._clearing])
+        await self._end_tasks()
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.wait([self._sending])
+            await self._end_tasks()  # what those began whose answers will not come
         if self._folding is not None:
             await asyncio.wait([self._folding])
         await self._disconnect()
         self._ledger.close()
+
+    async def _end_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     @property
     def ledger_path(self) -> Path | None:
@@ -321,8 +355,9 @@ class Shared:
                 f"the store of the limits may evict keys (maxmemory-policy {policy})",
                 repair="set maxmemory-policy noeviction",
             )
-        self._run = facts["run_id"]
-        if self._state and self._state.split("|")[1] != self._run:
+        # Also where no state is known yet: a claim may wait that names the server before.
+        known, self._run = self._run, facts["run_id"]
+        if known not in ("", self._run):
             self._state = ""
             raise _RestartedError("the store was restarted")
 
@@ -363,8 +398,7 @@ class Shared:
         now_us = int(_numbers(told[8:16])[0])
         if now_us > self._witness[0]:
             self._witness = (now_us, time.monotonic_ns() // 1000)
-        if self._late and not self._tasks:
-            self._start(self.flush())
+        self._flush_soon()
         return told
 
     async def _run_script(self, what: str, state: str, request: Any) -> bytes:
@@ -421,6 +455,11 @@ class Shared:
             await self._line.drop()
         await self._client.aclose()
 
+    def _give_back(self, reservation_id: bytes, demands: Sequence[Demand]) -> None:
+        """Nobody waits for its answer any more, but it may have been charged."""
+        self._refuse(reservation_id)
+        self._remember(reservation_id, {limit.unit: 0 for _, limit, _, _ in demands})
+
     def _refuse(self, reservation_id: bytes) -> None:
         # A failure leaves the intent open: charged in a rebuilding, which is safe.
         with contextlib.suppress(InputError):
@@ -428,7 +467,11 @@ class Shared:
 
     def _remember(self, reservation_id: bytes, used: Mapping[str, int]) -> None:
         if len(self._late) < _LATE_MAX:
-            self._late[reservation_id] = used
+            self._late.setdefault(reservation_id, used)  # what came first counts
+
+    def _flush_soon(self) -> None:
+        if self._late and not self._tasks:
+            self._start(self.flush())
 
     def _enter_soon(self) -> None:
         if not self._tasks and not self._state:

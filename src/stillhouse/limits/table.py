@@ -50,7 +50,7 @@ class CellTable:
         if cell is None:
             return self.add(scope, limit, now_us)
         if cell.limit != limit:
-            cell.adopt(limit)
+            cell.adopt(limit, now_us)
         cell.limit = limit  # an equal one may be another object: the same from now on
         return cell
 

@@ -15,6 +15,7 @@ from stillhouse.accounts.desk import Act, Desk, Done
 from stillhouse.accounts.lists import ListKind, Verdict, check_entry
 from stillhouse.accounts.roles import Right
 from stillhouse.accounts.tiers import Cap, CapMeasure, CapScope, Tier
+from stillhouse.limits import Limit
 
 _LARGE = 1 << 53  # JSON readers keep integers exact up to here
 
@@ -55,6 +56,8 @@ class DefineTier(Act):
     def carry_out(self, desk: Desk) -> Done:
         """Keep the tier."""
         caps = tuple(Cap(**cap.model_dump()) for cap in self.caps)
+        for cap in caps:
+            _check_limit(cap)
         tier = Tier(
             self.name,
             self.level,
@@ -131,6 +134,17 @@ class UnlistOrigin(Act):
         removed = _unlist(desk, self.kind, value)
         desk.changed("list", f"{self.kind} {value}")
         return Done(self.NAME, f"{self.kind} {value}", {"removed": removed})
+
+
+def _check_limit(cap: Cap) -> None:
+    """Raise `InputError` where no gateway could make a limit of it."""
+    name = f"{cap.measure} for each {cap.scope}"
+    if cap.measure == "concurrency":
+        Limit.concurrency(name, cap.amount, 1)
+    elif cap.measure == "distinct_prompts":
+        Limit.distinct(name, cap.amount, cap.window_us)
+    else:
+        Limit.rolling(name, cap.measure, cap.amount, cap.window_us, burst=cap.burst or None)
 
 
 def _unlist(desk: Desk, kind: str, value: str) -> int:
