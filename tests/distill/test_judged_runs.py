@@ -317,6 +317,20 @@ def test_an_endpoint_and_a_recording_are_judged_and_a_budget_holds(
     assert result.judgement["comparisons"][0]["interval"]["estimate"] == 0
 
 
+def test_what_is_drawn_at_a_temperature_is_drawn_anew_for_every_item(
+    task: Task, tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    run = Run(task(**{"max_tokens: 8": "max_tokens: 1, temperature: 1.0"}), tmp_path / "run")
+    items = run.splits.train.items
+    requests = [run.request(item) for item in items]
+    assert len({request.sampling.seed for request in requests}) == len(items)
+    again = dataclasses.replace(items[0], id="another name of the same prompt")
+    assert run.request(again) == requests[0]
+    model = LocalModel(tiny_model(), tiny_tokenizer(), name="tiny", fingerprint="f")
+    # The prompts hardly differ, so one seed for all draws one token for all.
+    assert len({reply.text for reply in model.reply_batch(requests)}) > 5
+
+
 def test_where_data_are_split_one_teacher_is_learned_from_and_judged(
     task: Task, tmp_path: Path, server: Endpoint
 ) -> None:
