@@ -317,6 +317,33 @@ def test_an_endpoint_and_a_recording_are_judged_and_a_budget_holds(
     assert result.judgement["comparisons"][0]["interval"]["estimate"] == 0
 
 
+def test_two_endpoints_are_paid_from_one_budget(
+    task: Task, tmp_path: Path, server: Endpoint
+) -> None:
+    task()
+    path = tmp_path / "judge.yaml"
+    path.write_text(
+        "name: pair\ntask: {kind: label, labels: [negative, positive]}\n"
+        'data: {path: reviews.jsonl, id: id, prompt: "{text}", gold: label}\n'
+        "judge: {margin: 5}\nbudget: {requests: 60}\n"
+    )
+    for name in ("teacher", "student"):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"{{kind: endpoint, model: teacher-1, url: {server.url}, canaries: false}}"
+        )
+    sources = {name: str(tmp_path / f"{name}.yaml") for name in ("teacher", "student")}
+    for requests in (60, 70):  # the second time both journals are there
+        path.write_text(path.read_text().replace("requests: 60", f"requests: {requests}"))
+        with pytest.raises(Stopped, match=r"Raise budget\.requests"):
+            judge_pair(read_judging(path), **sources, out=tmp_path / "out")
+        assert len(server.asked) == requests
+    (tmp_path / "out" / "teacher.journal").unlink()
+    path.write_text(path.read_text().replace("requests: 70", "requests: 60"))
+    with pytest.raises(Stopped, match=r"Raise budget\.requests"):
+        judge_pair(read_judging(path), **sources, out=tmp_path / "out")
+    assert len(server.asked) == 70 + 38, "what the student cost counts for the teacher too"
+
+
 def test_what_is_drawn_at_a_temperature_is_drawn_anew_for_every_item(
     task: Task, tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from stillhouse.distill.progress import Progress
 from stillhouse.distill.recipe import BudgetSpec, TeacherSpec
@@ -23,6 +24,7 @@ from stillhouse.teachers import (
 )
 from stillhouse.teachers import Progress as LabelProgress
 from stillhouse.teachers.chat import ChatRequest
+from stillhouse.teachers.labelling import restore_spend
 
 
 def price_of(spec: TeacherSpec) -> Price | None:
@@ -58,8 +60,12 @@ def ask_endpoint(
     *,
     seed: int,
     progress: Progress,
+    beside: Iterable[Path] = (),
 ) -> LabelResult:
-    """Bring every request to an answer, or say in the result why not."""
+    """Bring every request to an answer, or say in the result why not.
+
+    `beside` are journals of other teachers that are paid from the same caps.
+    """
     budget = Budget(
         Caps(
             money_nano=None if caps.usd is None else round(caps.usd * 1e9),
@@ -68,6 +74,8 @@ def ask_endpoint(
         ),
         price_of(spec),
     )
+    for path in beside:
+        restore_spend(path, budget)
     result = label(
         requests,
         teacher,

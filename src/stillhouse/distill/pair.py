@@ -369,7 +369,8 @@ def _ask_endpoint(
             repair="judge by rouge_l or exact_match, or give a model folder",
         )
     teacher = open_endpoint(spec, judging.seed)
-    with open_journal(path.with_suffix(".journal"), teacher) as journal:
+    own = path.with_suffix(".journal")
+    with open_journal(own, teacher) as journal:
         result = ask_endpoint(
             teacher,
             journal,
@@ -378,6 +379,7 @@ def _ask_endpoint(
             judging.budget,
             seed=judging.seed,
             progress=progress,
+            beside=[other for other in path.parent.glob("*.journal") if other != own],
         )
     require_whole(result)
     return result.answers
