@@ -211,13 +211,15 @@ def _not_an_answer(data: bytes, content_type: str, *, cut: bool) -> Attempt:
 
 
 def _read_usage(usage: Any) -> tuple[int, int] | None:
-    if not isinstance(usage, dict):
-        return None
-    tokens_in, tokens_out = (
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
+    """Tokens in and out; None where the server counted nothing, or not even the prompt."""
+    usage = _mapping(usage)
+    tokens_in, tokens_out, total = (
+        _count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
     )
-    return None if tokens_in is None or tokens_out is None else (tokens_in, tokens_out)
+    if not tokens_in or tokens_out is None:
+        return None
+    # Some providers (xAI) leave reasoning out of the completion and count it in the total alone.
+    return tokens_in, max(tokens_out, (total or 0) - tokens_in)
 
 
 def _read_logprobs(value: Any) -> tuple[TokenLogprob, ...] | None:
