@@ -135,6 +135,16 @@ def test_finish_reasons_are_mapped_and_new_ones_are_unknown(theirs, ours):
     assert got.charge == "bound"
 
 
+def test_content_in_parts_is_text_and_reasoning(endpoint):
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "they greet"}]}
+    parts = [thinking, {"type": "text", "text": "hi "}, {"type": "text", "text": "there"}, 7]
+    message = {"message": {"content": parts}, "finish_reason": "stop"}
+    endpoint.handler = lambda asked: asked.reply(choices=[message])
+    reply = attempt(endpoint).outcome
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.reasoning) == ("hi there", "they greet")
+
+
 @pytest.mark.parametrize(
     ("usage", "counted"),
     [

@@ -120,12 +120,10 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
             "retry",
         )
     finish = _FINISH.get(str(choice.get("finish_reason")), "unknown")
-    text = message.get("content")
+    text, thought = _read_content(message.get("content"))
     extra: dict[str, Any] = {}
     if message.get("tool_calls"):
         extra["tool_calls"] = message["tool_calls"]
-    if not isinstance(text, str):
-        text = ""
     if finish == "content_filter" and not text:
         return fail(
             "content_filter",
@@ -134,7 +132,7 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
         )
     if message.get("refusal") and not text:
         return fail("refused_by_model", f"the model refused: {message['refusal']}", "give_up")
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or thought
     tokens_in, tokens_out = usage if usage is not None else (None, None)
     details = _mapping(_mapping(body.get("usage")).get("completion_tokens_details"))
     fingerprint = body.get("system_fingerprint")
@@ -151,6 +149,16 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
         extra=extra,
     )
     return Attempt(reply, charge, "done", usage=usage)
+
+
+def _read_content(content: Any) -> tuple[str, str | None]:
+    """Text and reasoning of a message's content: a string, or parts (Mistral's are)."""
+    if not isinstance(content, list):
+        return (content if isinstance(content, str) else ""), None
+    parts = [_mapping(part) for part in content]
+    texts = [p["text"] for p in parts if isinstance(p.get("text"), str)]
+    thoughts = [_read_content(p.get("thinking"))[0] for p in parts]
+    return "".join(texts), "".join(thoughts) or None
 
 
 def _read_error(status: int, body: Any, data: bytes) -> Attempt:
