@@ -25,8 +25,10 @@ from stillhouse.distill import (
     read_recipe,
     run_recipe,
 )
+from stillhouse.distill.asking import open_endpoint
 from stillhouse.distill.baselines import absent_students
 from stillhouse.distill.examples import build_examples
+from stillhouse.distill.recipe import TeacherSpec
 from stillhouse.distill.run import Run
 from stillhouse.distill.steps.train import gold_target
 from stillhouse.exchanges import InputError
@@ -342,6 +344,12 @@ def test_two_endpoints_are_paid_from_one_budget(
     with pytest.raises(Stopped, match=r"Raise budget\.requests"):
         judge_pair(read_judging(path), **sources, out=tmp_path / "out")
     assert len(server.asked) == 70 + 38, "what the student cost counts for the teacher too"
+
+
+def test_a_long_timeout_is_waited_for() -> None:
+    spec = TeacherSpec(kind="endpoint", model="m", url="http://127.0.0.1:9/v1", timeout_s=600)
+    limits = open_endpoint(spec, 0).settings.timeouts
+    assert limits.read_s == limits.total_s == 600
 
 
 def test_what_is_drawn_at_a_temperature_is_drawn_anew_for_every_item(

@@ -42,7 +42,8 @@ def open_endpoint(spec: TeacherSpec, seed: int) -> EndpointTeacher:
         EndpointSettings(
             url=spec.url,
             model=spec.model,
-            timeouts=Timeouts(total_s=spec.timeout_s),
+            # The first byte of an answer that is not streamed comes with its last.
+            timeouts=Timeouts(read_s=spec.timeout_s, total_s=spec.timeout_s),
             max_tokens_name=spec.max_tokens_name,
             extra=spec.extra,
         ),
