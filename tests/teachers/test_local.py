@@ -156,6 +156,30 @@ def test_the_fast_label_path_equals_the_slow_one_and_skips_the_vocabulary(
     np.testing.assert_allclose(np.exp(fast).sum(axis=1), 1.0)
 
 
+@pytest.mark.parametrize(("copies", "positions"), [(1, 9), (7, 1024), (64, 1024)])
+def test_many_labels_are_scored_in_parts_of_bounded_size(
+    local_model: LocalModel, monkeypatch: pytest.MonkeyPatch, copies: int, positions: int
+) -> None:
+    labels = [f"{mood} film number {n}" for mood in ("good", "bad") for n in range(9)] + ["no"]
+    requests = [ask(text) for text in PROMPTS]
+    whole = local_model.score_labels(requests, labels, batch_size=3)
+    monkeypatch.setattr(scoring, "MOST_COPIES", copies)
+    monkeypatch.setattr(scoring, "MOST_POSITIONS", positions)
+    logits_at, most = scoring.logits_at, [0, 0]
+
+    def seen(model: Any, rows: Any, columns: Any, **inputs: Any) -> Any:
+        if "past_key_values" in inputs:
+            most[:] = max(most[0], len(inputs["input_ids"])), max(most[1], len(rows))
+        return logits_at(model, rows, columns, **inputs)
+
+    monkeypatch.setattr(scoring, "logits_at", seen)
+    parts = local_model.score_labels(requests, labels, batch_size=3)
+    assert 0 < most[0] <= copies
+    longest = max(len(local_model.template.encode(label)) for label in labels)
+    assert most[1] <= max(positions, longest)
+    np.testing.assert_allclose(parts, whole, atol=2e-5)
+
+
 def test_a_head_with_a_soft_cap_is_not_taken_for_a_plain_one(local_model: LocalModel) -> None:
     assert heads.is_plain(local_model.model)
     plain = local_model.model.forward
