@@ -281,7 +281,7 @@ class LocalModel:
     def _label_ids(self, labels: Sequence[str]) -> list[list[int]]:
         if len(labels) < 2:
             raise InputError("label scoring needs at least two labels")
-        opening = self.template.generation_prompt
+        opening = self.template.probe_prompt
         opening_ids = self.template.encode(opening)
         ids = [
             self.template.reply_ids(

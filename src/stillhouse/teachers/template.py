@@ -27,8 +27,9 @@ class ChatTemplate:
     `end_ids` are the ids that end generation. `end_of_turn_ids` is what follows a finished reply,
     up to and including the first of them. `generation_prompt` is the text that opens the
     assistant's turn, `reply_prefix` what the template writes between that and the reply (a space,
-    in completion-style templates; it is part of what is generated). `keeps_system` says whether a
-    system message reaches the model.
+    in completion-style templates; it is part of what is generated). `probe_prompt` is a whole
+    rendered prompt, for what must be tokenised as a reply before there is any. `keeps_system` says
+    whether a system message reaches the model.
 
     Raises `InputError` when there is no template, or when it closes the assistant's turn with a
     special token that is not an end id: a model trained on it would never stop.
@@ -51,7 +52,7 @@ class ChatTemplate:
                 repair="set eos_token_id in generation_config.json",
             )
         user = Message("user", _PROBE)
-        opened = self._render([user], reply=True)
+        opened = self.probe_prompt = self._render([user], reply=True)
         closed = self._render([user], reply=False)
         self.generation_prompt = opened[len(closed) :] if opened.startswith(closed) else ""
         answered = self._render([user, Message("assistant", _REPLY_PROBE)], reply=False)
