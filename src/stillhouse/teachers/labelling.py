@@ -172,7 +172,9 @@ class _Run:
         self.splits = identity is not None and identity.on_change == "split"
         self.canaries: Canaries | None = None
         if identity is not None and identity.canaries:
-            self.canaries = Canaries(self.scheduler, self.replies, identity.max_tokens)
+            self.canaries = Canaries(
+                self.scheduler, self.replies, identity.max_tokens, asked=past.canaries_asked
+            )
         self.names: set[str] = {r.model for r in self.replies.values() if r.model}
 
     async def all(self) -> None:
@@ -243,7 +245,15 @@ class _Run:
         return None
 
     async def _check_at_start(self) -> None:
-        if self.canaries is None or not await self.canaries.take_reference():
+        if self.canaries is None:
+            return
+        asked_before = await self.canaries.take_reference()
+        if self.scheduler.stop is not None:
+            return
+        if self.canaries.weakness is not None:
+            self.notes.append(self.canaries.weakness)
+        if not asked_before:
+            self.journal.append({"canaries": "asked"})
             return
         change = await self.canaries.compare()
         if change is not None and self.splits:
@@ -303,6 +313,7 @@ class _Past:
         self.replies: dict[str, Reply] = {}
         self.epochs: dict[str, int] = {}
         self.epoch = 0
+        self.canaries_asked = False
         self.next_number = 1
         open_intents: dict[int, Usage] = {}
         for record in records:
@@ -322,6 +333,8 @@ class _Past:
                     budget.restore(usage)
             elif "epoch" in record:
                 self.epoch = record["epoch"]
+            elif "canaries" in record:
+                self.canaries_asked = True
         for usage in open_intents.values():
             budget.restore(usage)
         self.in_flight = len(open_intents)
