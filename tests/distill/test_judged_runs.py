@@ -352,6 +352,20 @@ def test_a_long_timeout_is_waited_for() -> None:
     assert limits.read_s == limits.total_s == 600
 
 
+def test_a_prompt_that_the_endpoint_adds_can_be_allowed_for(
+    task: Task, tmp_path: Path, server: Endpoint
+) -> None:
+    usage = {"prompt_tokens": 900, "completion_tokens": 1}
+    server.handler = lambda asked: asked.reply("positive", usage=usage)
+    live = f"kind: endpoint, model: teacher-1, url: {server.url}, canaries: false"
+    recipe = task(live)
+    with pytest.raises(Stopped, match=r"raise teacher\.template_allowance"):
+        run_recipe(recipe, folder=tmp_path / "run", until="label")
+    allowing = dataclasses.replace(recipe.teacher, template_allowance=1000)
+    recipe = dataclasses.replace(recipe, teacher=allowing)
+    run_recipe(recipe, folder=tmp_path / "run", until="label")
+
+
 def test_what_is_drawn_at_a_temperature_is_drawn_anew_for_every_item(
     task: Task, tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
 ) -> None:

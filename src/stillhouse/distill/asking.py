@@ -84,7 +84,11 @@ def ask_endpoint(
         budget,
         lambda seen: progress.advance("items", seen.done, seen.total, _facts(seen)),
         identity=IdentityPolicy(on_change=spec.on_change, canaries=spec.canaries),
-        settings=LabelSettings(concurrency=spec.concurrency, seed=seed),
+        settings=LabelSettings(
+            concurrency=spec.concurrency,
+            template_allowance_tokens=spec.template_allowance,
+            seed=seed,
+        ),
     )
     for note in result.notes:
         progress.say(note)
