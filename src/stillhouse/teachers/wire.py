@@ -153,12 +153,17 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
 
 def _read_content(content: Any) -> tuple[str, str | None]:
     """Text and reasoning of a message's content: a string, or parts (Mistral's are)."""
-    if not isinstance(content, list):
-        return (content if isinstance(content, str) else ""), None
-    parts = [_mapping(part) for part in content]
-    texts = [p["text"] for p in parts if isinstance(p.get("text"), str)]
-    thoughts = [_read_content(p.get("thinking"))[0] for p in parts]
-    return "".join(texts), "".join(thoughts) or None
+    parts = content if isinstance(content, list) else []
+    thoughts = [_joined(_mapping(part).get("thinking")) for part in parts]
+    return _joined(content), "".join(thoughts) or None
+
+
+def _joined(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [_mapping(part).get("text") for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _read_error(status: int, body: Any, data: bytes) -> Attempt:
