@@ -262,6 +262,24 @@ def test_hidden_reasoning_follows_the_policy_and_is_counted() -> None:
     assert result.report.reasoning_tokens == 7
 
 
+def test_reasoning_that_trains_stands_before_an_answer_that_is_checked_alone() -> None:
+    policy = ReplyPolicy(reasoning="train", delimiters=("<think>", "</think>"))
+    answers = [reply(f"<think>hm</think>\n{text}") for text in ("positive", "neither")]
+    answers.append(replace(reply("negative"), reasoning="so", label_scores=(-2.0, -0.1)))
+    replies = {f"i{n}": answer for n, answer in enumerate(answers)}
+    result = curate(split(texts(3)), replies, task=LABEL, config=CurateConfig(), policy=policy)
+    assert [target.reply for target in result.targets.values()] == [
+        "<think>hm</think>\npositive",
+        "<think>\nso\n</think>\n\nnegative",
+    ]
+    assert all(target.label_scores is None for target in result.targets.values())
+    assert result.report.answers == {"positive": 1, "negative": 1}
+    config = CurateConfig(max_reply_chars=14)
+    document = {"i0": reply('<think>a long thought</think>{"total": 1}')}
+    result = curate(split(["a"]), document, task=JSON, config=config, policy=policy)
+    assert result.targets["i0"].reply == document["i0"].text
+
+
 def test_nothing_left_is_an_error_that_says_why() -> None:
     with pytest.raises(InputError, match="nothing is left to train on") as caught:
         curated([reply("cut", "length"), reply(" ")])

@@ -25,8 +25,10 @@ from stillhouse.distill import (
     read_recipe,
     run_recipe,
 )
+from stillhouse.distill.asking import open_endpoint
 from stillhouse.distill.baselines import absent_students
 from stillhouse.distill.examples import build_examples
+from stillhouse.distill.recipe import TeacherSpec
 from stillhouse.distill.run import Run
 from stillhouse.distill.steps.train import gold_target
 from stillhouse.exchanges import InputError
@@ -315,6 +317,67 @@ def test_an_endpoint_and_a_recording_are_judged_and_a_budget_holds(
     assert len(server.asked) == 48, "what was paid for is not asked again"
     assert result.judgement is not None
     assert result.judgement["comparisons"][0]["interval"]["estimate"] == 0
+
+
+def test_two_endpoints_are_paid_from_one_budget(
+    task: Task, tmp_path: Path, server: Endpoint
+) -> None:
+    task()
+    path = tmp_path / "judge.yaml"
+    path.write_text(
+        "name: pair\ntask: {kind: label, labels: [negative, positive]}\n"
+        'data: {path: reviews.jsonl, id: id, prompt: "{text}", gold: label}\n'
+        "judge: {margin: 5}\nbudget: {requests: 60}\n"
+    )
+    for name in ("teacher", "student"):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"{{kind: endpoint, model: teacher-1, url: {server.url}, canaries: false}}"
+        )
+    sources = {name: str(tmp_path / f"{name}.yaml") for name in ("teacher", "student")}
+    for requests in (60, 70):  # the second time both journals are there
+        path.write_text(path.read_text().replace("requests: 60", f"requests: {requests}"))
+        with pytest.raises(Stopped, match=r"Raise budget\.requests"):
+            judge_pair(read_judging(path), **sources, out=tmp_path / "out")
+        assert len(server.asked) == requests
+    (tmp_path / "out" / "teacher.journal").unlink()
+    path.write_text(path.read_text().replace("requests: 70", "requests: 60"))
+    with pytest.raises(Stopped, match=r"Raise budget\.requests"):
+        judge_pair(read_judging(path), **sources, out=tmp_path / "out")
+    assert len(server.asked) == 70 + 38, "what the student cost counts for the teacher too"
+
+
+def test_a_long_timeout_is_waited_for() -> None:
+    spec = TeacherSpec(kind="endpoint", model="m", url="http://127.0.0.1:9/v1", timeout_s=600)
+    limits = open_endpoint(spec, 0).settings.timeouts
+    assert limits.read_s == limits.total_s == 600
+
+
+def test_a_prompt_that_the_endpoint_adds_can_be_allowed_for(
+    task: Task, tmp_path: Path, server: Endpoint
+) -> None:
+    usage = {"prompt_tokens": 900, "completion_tokens": 1}
+    server.handler = lambda asked: asked.reply("positive", usage=usage)
+    live = f"kind: endpoint, model: teacher-1, url: {server.url}, canaries: false"
+    recipe = task(live)
+    with pytest.raises(Stopped, match=r"raise teacher\.template_allowance"):
+        run_recipe(recipe, folder=tmp_path / "run", until="label")
+    allowing = dataclasses.replace(recipe.teacher, template_allowance=1000)
+    recipe = dataclasses.replace(recipe, teacher=allowing)
+    run_recipe(recipe, folder=tmp_path / "run", until="label")
+
+
+def test_what_is_drawn_at_a_temperature_is_drawn_anew_for_every_item(
+    task: Task, tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    run = Run(task(**{"max_tokens: 8": "max_tokens: 1, temperature: 1.0"}), tmp_path / "run")
+    items = run.splits.train.items
+    requests = [run.request(item) for item in items]
+    assert len({request.sampling.seed for request in requests}) == len(items)
+    again = dataclasses.replace(items[0], id="another name of the same prompt")
+    assert run.request(again) == requests[0]
+    model = LocalModel(tiny_model(), tiny_tokenizer(), name="tiny", fingerprint="f")
+    # The prompts hardly differ, so one seed for all draws one token for all.
+    assert len({reply.text for reply in model.reply_batch(requests)}) > 5
 
 
 def test_where_data_are_split_one_teacher_is_learned_from_and_judged(

@@ -15,6 +15,7 @@ from tests.distill.test_judged_runs import Task, read, server, task
 from tests.teachers.conftest import Asked, Endpoint
 
 from stillhouse.distill import Recipe, Stopped, judge_pair, read_judging, read_recipe, run_recipe
+from stillhouse.distill.distribution import DivergenceConfig
 from stillhouse.exchanges import InputError, Journal, iterate_journal, read_journal
 from stillhouse.students import save_student
 
@@ -72,6 +73,19 @@ def test_every_model_of_a_recording_must_be_permitted(task: Task, tmp_path: Path
     recipe = unpermitted(tmp_path / "recipe.yaml", f"{RECORDED}, terms: mit")
     with pytest.raises(Stopped, match="gemma-3-1b-it") as stopped:
         run_recipe(recipe, folder=tmp_path / "run", until="plan")
+    assert stopped.value.reason == "terms"
+
+
+def test_the_model_whose_distributions_are_learned_must_be_permitted(
+    task: Task, tmp_path: Path
+) -> None:
+    task()
+    learned = (tmp_path / "small-model").rename(tmp_path / "their-model")
+    (learned / "README.md").write_text("---\nlicense: llama3\n---\n")
+    recipe = unpermitted(tmp_path / "recipe.yaml", f"{RECORDED}, terms: mit")
+    train = dataclasses.replace(recipe.train, divergence=DivergenceConfig(model=learned))
+    with pytest.raises(Stopped, match="licence llama3") as stopped:
+        run_recipe(dataclasses.replace(recipe, train=train), folder=tmp_path / "run", until="plan")
     assert stopped.value.reason == "terms"
 
 

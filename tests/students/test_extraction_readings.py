@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stillhouse.exchanges import InputError
 from stillhouse.students.extraction import parse_value, read_fields
+from stillhouse.students.extraction.fields import days_later
 from stillhouse.students.extraction.readings import DAY_FIRST, MONTH_FIRST, month_named, read_all
 
 
@@ -130,6 +131,12 @@ def test_fields_come_from_the_schema() -> None:
     ]
     assert fields[2].days_after == "sent"
     assert fields[3].choices == ("kg", "lb")
+
+
+def test_days_after_a_date_end_with_the_calendar() -> None:
+    assert days_later(date(2025, 1, 31), 30) == date(2025, 3, 2)
+    assert days_later(date(9999, 12, 31), 30) == date.max  # what documents say that mean "never"
+    assert days_later(date(2025, 1, 31), 10**12) == date.max
 
 
 @pytest.mark.parametrize("about", [{"type": "array"}, {"type": "object"}, {"type": ["a", "b"]}])

@@ -93,10 +93,14 @@ def fresh(encoder: Path) -> tuple[extraction.Extractor, Any]:
 
 
 def run(
-    encoder: Path, checkpoint: Path, settings: extraction.FitSettings = SETTINGS, seed: int = 3
+    encoder: Path,
+    checkpoint: Path,
+    settings: extraction.FitSettings = SETTINGS,
+    seed: int = 3,
+    drawn: int = 1,
 ) -> tuple[extraction.Extractor, extraction.Fitted]:
     model, cutter = fresh(encoder)
-    train, held = documents(40, 1), documents(20, 2)
+    train, held = documents(40, drawn), documents(20, 2)
     fitted = extraction.fit(
         model,
         cutter,
@@ -151,11 +155,15 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
-def test_a_checkpoint_of_another_seed_is_refused(encoder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_seed_or_other_documents_is_refused(
+    encoder: Path, tmp_path: Path
+) -> None:
     short = dataclasses.replace(SETTINGS, steps=2, evaluate_every=2)
     run(encoder, tmp_path / "one.pt", short, seed=1)
     with pytest.raises(InputError, match="another seed"):
         run(encoder, tmp_path / "one.pt", short, seed=2)
+    with pytest.raises(InputError, match="other data"):
+        run(encoder, tmp_path / "one.pt", short, seed=1, drawn=4)
 
 
 def test_a_kept_student_answers_as_before(encoder: Path, tmp_path: Path) -> None:

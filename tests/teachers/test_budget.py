@@ -135,6 +135,18 @@ def test_usage_above_its_reserve_is_counted_reported_and_stops_all_further_reque
     assert refused.code == "usage_above_reserve"
 
 
+@pytest.mark.parametrize(
+    ("used", "repair"),
+    [((10, 11), "teacher.max_tokens_name"), ((11, 10), "teacher.template_allowance")],
+)
+def test_usage_above_its_reserve_names_the_repair(used, repair):
+    budget = Budget(Caps(), PRICE)
+    reservation = budget.reserve(Usage(10, 10, None))
+    assert isinstance(reservation, Reservation)
+    reservation.settle(*used)
+    assert repair in (budget.breach or "")
+
+
 def test_a_reservation_cannot_be_consumed_twice():
     reservation = Budget(Caps(), None).reserve(Usage(1, 1, None))
     assert isinstance(reservation, Reservation)

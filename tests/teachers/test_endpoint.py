@@ -135,6 +135,33 @@ def test_finish_reasons_are_mapped_and_new_ones_are_unknown(theirs, ours):
     assert got.charge == "bound"
 
 
+def test_content_in_parts_is_text_and_reasoning(endpoint):
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "they greet"}]}
+    parts = [thinking, {"type": "text", "text": "hi "}, {"type": "text", "text": "there"}, 7]
+    message = {"message": {"content": parts}, "finish_reason": "stop"}
+    endpoint.handler = lambda asked: asked.reply(choices=[message])
+    reply = attempt(endpoint).outcome
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.reasoning) == ("hi there", "they greet")
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ((20, 5, 25), (20, 5)),
+        ((32, 9, 135), (32, 103)),  # reasoning outside of completion_tokens
+        ((20, 5, 20), (20, 5)),
+        ((0, 0, 0), None),  # what some servers send that do not count
+    ],
+)
+def test_usage_is_what_was_worked_or_unknown(endpoint, usage, counted):
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    endpoint.handler = lambda asked: asked.reply(usage=dict(zip(names, usage, strict=True)))
+    got = attempt(endpoint)
+    assert got.usage == counted
+    assert got.charge == ("usage" if counted else "bound")
+
+
 def json_error(status, **error):
     return lambda asked: web.json_response({"error": error}, status=status)
 

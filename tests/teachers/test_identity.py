@@ -1,4 +1,5 @@
 import pytest
+from aiohttp import web
 
 from stillhouse.exchanges import read_journal
 from stillhouse.teachers.budget import Budget, Caps
@@ -163,3 +164,34 @@ def test_a_reference_that_was_interrupted_is_completed_not_repeated(
     assert len(asked) == 60
     keys = [r["key"] for r in read_journal(tmp_path / "labels.journal").records if "reply" in r]
     assert len(keys) == len(set(keys)) == 63
+
+
+def refusing(questions, text):
+    """A teacher that says `text`, and refuses some questions for good."""
+    refusal = {"error": {"message": "only temperature 1 is supported"}}
+    return lambda asked: (
+        web.json_response(refusal, status=400) if asked.prompt in questions else asked.reply(text)
+    )
+
+
+def test_a_canary_that_is_always_refused_does_not_hide_another_teacher(endpoint, tmp_path):
+    policy = IdentityPolicy(on_change="split")
+    endpoint.handler = refusing(CANARY_QUESTIONS[13:14], "old")
+    assert run(endpoint, tmp_path, 5, policy=policy).notes == ()
+    endpoint.handler = refusing(CANARY_QUESTIONS[13:14], "new")
+    result = run(endpoint, tmp_path, 10, policy=policy)
+    assert result.groups["item-0"] != result.groups["item-9"]
+    assert "19 of 19 canaries have a new constant answer" in result.notes[0]
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_canaries_that_say_nothing_are_told(endpoint, tmp_path, text):
+    endpoint.handler = refusing(CANARIES if text is None else (), text)
+    for _ in range(2):
+        result = run(endpoint, tmp_path, 3)
+        assert result.stopped is None
+        (note,) = result.notes
+        assert "only 0 of 20 canaries brought an answer" in note
+        assert ("temperature 1 is supported" if text is None else "were empty") in note
+    endpoint.handler = lambda asked: asked.reply(model="teacher-1")
+    assert run(endpoint, tmp_path, 3).stopped is None, "nothing to compare with is no change"

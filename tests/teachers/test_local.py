@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from stillhouse.exchanges import InputError
 from stillhouse.teachers import heads, local, scoring
@@ -37,6 +39,13 @@ def log_likelihood(model: LocalModel, prompt: list[int], reply: list[int]) -> fl
     model.model.float()
     steps = range(len(prompt) - 1, len(prompt) + len(reply) - 1)
     return float(sum(logprobs[step, token] for step, token in zip(steps, reply, strict=True)))
+
+
+def log_likelihood_of(model: LocalModel, request: ChatRequest, reply: str) -> float:
+    """The same of a text, whose tokens are those that follow the prompt's in the whole."""
+    prompt = model.template.prompt(request.messages, "x")
+    before, whole = model.template.encode(prompt), model.template.encode(prompt + reply)
+    return log_likelihood(model, before, whole[len(before) :])
 
 
 def test_batched_replies_equal_those_written_one_by_one(local_model: LocalModel) -> None:
@@ -154,6 +163,50 @@ def test_the_fast_label_path_equals_the_slow_one_and_skips_the_vocabulary(
     slow = local_model.score_labels(requests, labels, batch_size=2)
     np.testing.assert_allclose(fast, slow, atol=2e-6)
     np.testing.assert_allclose(np.exp(fast).sum(axis=1), 1.0)
+
+
+def test_labels_are_tokenised_as_replies_where_a_text_begins_otherwise(
+    tiny_model: Callable[..., Any],
+) -> None:
+    core = Tokenizer(models.BPE(unk_token="<unk>"))  # as Llama 2 and Mistral: marks the first word
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    core.train_from_iterator(["[INST] the film [/INST] positive negative"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+        "{% else %}{{ m['content'] }}</s>{% endif %}{% endfor %}"
+    )
+    model = LocalModel(tiny_model(), tokenizer, name="tiny", fingerprint="f")
+    labels, request = ["positive", "negative"], ask("the film")
+    replies = [log_likelihood_of(model, request, label) for label in labels]
+    scores = model.score_labels([request], labels)
+    np.testing.assert_allclose(scores[0], replies - np.logaddexp.reduce(replies), atol=2e-5)
+
+
+@pytest.mark.parametrize(("copies", "positions"), [(1, 9), (7, 1024), (64, 1024)])
+def test_many_labels_are_scored_in_parts_of_bounded_size(
+    local_model: LocalModel, monkeypatch: pytest.MonkeyPatch, copies: int, positions: int
+) -> None:
+    labels = [f"{mood} film number {n}" for mood in ("good", "bad") for n in range(9)] + ["no"]
+    requests = [ask(text) for text in PROMPTS]
+    whole = local_model.score_labels(requests, labels, batch_size=3)
+    monkeypatch.setattr(scoring, "MOST_COPIES", copies)
+    monkeypatch.setattr(scoring, "MOST_POSITIONS", positions)
+    logits_at, most = scoring.logits_at, [0, 0]
+
+    def seen(model: Any, rows: Any, columns: Any, **inputs: Any) -> Any:
+        if "past_key_values" in inputs:
+            most[:] = max(most[0], len(inputs["input_ids"])), max(most[1], len(rows))
+        return logits_at(model, rows, columns, **inputs)
+
+    monkeypatch.setattr(scoring, "logits_at", seen)
+    parts = local_model.score_labels(requests, labels, batch_size=3)
+    assert 0 < most[0] <= copies
+    longest = max(len(local_model.template.encode(label)) for label in labels)
+    assert most[1] <= max(positions, longest)
+    np.testing.assert_allclose(parts, whole, atol=2e-5)
 
 
 def test_a_head_with_a_soft_cap_is_not_taken_for_a_plain_one(local_model: LocalModel) -> None:

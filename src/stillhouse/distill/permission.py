@@ -14,9 +14,10 @@ from stillhouse.teachers import Permit, RecordedTeacher, check, find_terms, read
 def require_permit(run: Run, answered: Iterable[str] = ()) -> Permit:
     """Return what permits it: the terms of everything that is known of the teacher.
 
-    `answered` are names of models that were seen to answer, beside the one that the recipe names; a
-    recording's are read from it. Raises Stopped, with how to record a permission, where any of the
-    terms forbids it, sets conditions, or is not known.
+    A model whose distributions are learned (`train.divergence.model`) is one. `answered` are names
+    of models that were seen to answer, beside the one that the recipe names; a recording's are read
+    from it. Raises Stopped, with how to record a permission, where any of the terms forbids it,
+    sets conditions, or is not known.
     """
     teacher = run.recipe.teacher
     licences: list[str] = []
@@ -33,6 +34,13 @@ def require_permit(run: Run, answered: Iterable[str] = ()) -> Permit:
     elif teacher.kind == "recording":
         replies = RecordedTeacher.open(Path(teacher.model)).replies.values()
         models = {reply.model for reply in replies if reply.model}
+    divergence = run.recipe.train.divergence
+    if divergence is not None and divergence.model is not None:
+        from stillhouse.distill.pairing import distribution_place
+
+        weights = distribution_place(run).weights
+        licences += [e.licence for e in read_licences(weights)]
+        models.add(weights.name)
     found = find_terms(
         named=teacher.terms,
         host=urlsplit(teacher.url).hostname if teacher.url else None,

@@ -60,6 +60,7 @@ def _of(*names: str) -> Any:
 
 FREE = {  # how a run is carried out, not what comes out of it
     "teacher.concurrency",
+    "teacher.template_allowance",
     "teacher.timeout_s",
     "teacher.url",
     "teacher.api_key_env",

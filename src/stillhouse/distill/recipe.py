@@ -17,6 +17,7 @@ from stillhouse.distill.training import TrainConfig
 from stillhouse.exchanges import InputError
 from stillhouse.parity import DataSpec, Metric, Split, Task, TaskKind
 from stillhouse.teachers import Permission
+from stillhouse.teachers.budget import TEMPLATE_ALLOWANCE_TOKENS
 
 T = TypeVar("T")
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -106,6 +107,11 @@ class TeacherSpec:
     dtype: Dtype = key("precision of a local model; auto: the faster one on this CPU", "auto")
     batch_size: int = key("prompts in one forward pass of a local model", 32)
     concurrency: int = key("most requests in flight at an endpoint; adapts below it", 64)
+    template_allowance: int = key(
+        "tokens that an endpoint may add to each prompt (its template, a system prompt of its own);"
+        " reserved with every request",
+        TEMPLATE_ALLOWANCE_TOKENS,
+    )
     timeout_s: float = key("longest wait for one whole reply", 120.0)
     price_in_nano: int | None = key("nano-dollars per input token; unknown when absent", None)
     price_out_nano: int | None = key("nano-dollars per output token; unknown when absent", None)

@@ -17,6 +17,7 @@ from stillhouse.exchanges import InputError, content_digest, write_atomic
 from stillhouse.parity import Item, Splits, Task, TrainSplit, read_splits
 from stillhouse.teachers import cache_folder, fetch, unpack
 from stillhouse.teachers.chat import ChatRequest, Sampling
+from stillhouse.teachers.records import item_seed
 
 if TYPE_CHECKING:
     from stillhouse.distill.ranks import Ranks
@@ -108,7 +109,9 @@ class Run:
             sampling=Sampling(
                 max_tokens=teacher.max_tokens,
                 temperature=teacher.temperature,
-                seed=self.recipe.seed if teacher.temperature > 0 else None,
+                seed=item_seed(self.recipe.seed, item.messages)
+                if teacher.temperature > 0
+                else None,
                 response_schema=self.task.schema if teacher.constrain else None,
             ),
         )

@@ -66,7 +66,7 @@ class TrainConfig:
     )
     freeze_embeddings: bool = _key(
         True,
-        "leave embedding and tied head as they are: half the parameters of a small student, and "
+        "leave embedding and head as they are: half the parameters of a small student, and "
         "most of their rows never occur in a task's data. No effect with LoRA",
     )
     freeze_layers: int = _key(

@@ -43,13 +43,15 @@ class Admitted:
     """What to train on. End-of-text may follow `text` only where `complete`.
 
     `reasoning` is what was dropped from the text or came beside it, None where the policy is to
-    drop it; `reasoning_tokens` is the teacher's own count, None where it gave none.
+    drop it; `reasoning_tokens` is the teacher's own count, None where it gave none. `thought` is
+    how `text` begins where reasoning is trained on; the answer follows it.
     """
 
     text: str
     complete: bool
     reasoning: str | None
     reasoning_tokens: int | None
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +93,10 @@ def admit(outcome: Reply | Failure, policy: ReplyPolicy) -> Admitted | Rejected:
         return Rejected("reasoning_cut", "the reply ends inside its reasoning: there is no answer")
     if not text.strip() and not policy.allow_empty:
         return Rejected("empty", "the reply holds no answer")
-    reasoning = outcome.reasoning or inner
+    thought, reasoning = "", outcome.reasoning or inner
     if policy.reasoning == "train" and reasoning:
         if inner is not None:
-            text = outcome.text  # verbatim: the teacher wrote it in its own form
+            thought = outcome.text.removesuffix(text)  # verbatim: it has the teacher's own form
         elif policy.delimiters is None:
             raise InputError(
                 "the teacher's reasoning comes beside its text, and no delimiters are declared to"
@@ -104,9 +106,14 @@ def admit(outcome: Reply | Failure, policy: ReplyPolicy) -> Admitted | Rejected:
             )
         else:
             opening, closing = policy.delimiters
-            text = f"{opening}\n{reasoning}\n{closing}\n\n{text}"
-    kept = reasoning if policy.reasoning != "drop" else None
-    return Admitted(text, outcome.finish_reason in COMPLETE, kept, outcome.tokens_reasoning)
+            thought = f"{opening}\n{reasoning}\n{closing}\n\n"
+    return Admitted(
+        text=thought + text,
+        complete=outcome.finish_reason in COMPLETE,
+        reasoning=reasoning if policy.reasoning != "drop" else None,
+        reasoning_tokens=outcome.tokens_reasoning,
+        thought=thought,
+    )
 
 
 def admit_all(answers: Mapping[str, Reply | Failure], policy: ReplyPolicy) -> Admission:

@@ -31,6 +31,14 @@ TEMPLATE_ALLOWANCE_TOKENS = 256
 PER_MESSAGE_TOKENS = 16
 
 _MTOK = 1_000_000
+_IGNORES_CAP = (
+    "it ignores max_tokens; see that teacher.max_tokens_name is what it calls the cap, or raise"
+    " teacher.max_tokens by the reasoning that it counts apart"
+)
+_ADDS_PROMPT = (
+    "it adds a prompt of its own; raise teacher.template_allowance by what it adds, and run the"
+    " same command again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +272,8 @@ class Budget:
                 # server that ignores max_tokens is to be looked at in either case.
                 self.breach = (
                     f"the server reported {charge.tokens_in} tokens in and {charge.tokens_out} out"
-                    f" for a request bounded at {bound.tokens_in} and {bound.tokens_out}: it"
-                    " ignores max_tokens, or adds more to the prompt than its template allowance"
+                    f" for a request bounded at {bound.tokens_in} and {bound.tokens_out}: "
+                    + (_IGNORES_CAP if over_out > 0 else _ADDS_PROMPT)
                 )
 
 

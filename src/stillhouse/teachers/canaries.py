@@ -22,26 +22,45 @@ CANARY_PREFIX = "canary/"
 class Canaries:
     """The rounds of one run; `replies` is the run's own mapping, by key."""
 
-    def __init__(self, scheduler: Scheduler, replies: Mapping[str, Reply], max_tokens: int):
+    def __init__(
+        self, scheduler: Scheduler, replies: Mapping[str, Reply], max_tokens: int, *, asked: bool
+    ):
         self._scheduler = scheduler
         self._replies = replies
         self._requests = canary_requests(max_tokens)
+        self._asked = asked  # rounds 0 and 1, by an earlier run: some may be refused for ever
 
     async def take_reference(self) -> bool:
-        """Ask rounds 0 and 1 unless they are there; return whether they were."""
+        """Ask rounds 0 and 1 unless that was done; return whether it was."""
         wanted = [self._key(n, i) for n in (0, 1) for i in range(len(self._requests))]
-        if all(key in self._replies for key in wanted):
+        done = self._asked and self._reference().answered > 0
+        if done or all(key in self._replies for key in wanted):
             return True
         for number in (0, 1):
             await self._ask(number)
         return False
+
+    @property
+    def weakness(self) -> str | None:
+        """Why a change can pass unseen: most canaries brought no answer at the start."""
+        answered, asked = self._reference().answered, len(self._requests)
+        if 2 * answered >= asked:
+            return None
+        failures = self._scheduler.failures
+        said = [failures[k].message for i in range(asked) if (k := self._key(0, i)) in failures]
+        return (
+            f"only {answered} of {asked} canaries brought an answer, so a change of the teacher can"
+            f" pass unseen: {said[0] if said else 'their replies were empty'}. They are asked at"
+            " temperature 0, for short replies; where the model does not take that, set"
+            " teacher.canaries to false"
+        )
 
     async def compare(self) -> Change | None:
         """Ask a new round and compare; None also when the scheduler was stopped on the way."""
         numbers = [int(k.split("/")[1]) for k in self._replies if k.startswith(CANARY_PREFIX)]
         number = 1 + max(numbers, default=1)
         await self._ask(number)
-        reference = Reference(self._found(0), self._found(1))
+        reference = self._reference()
         now = self._found(number)
         suspicious = reference.suspicious(now)
         keys = {i: [f"{self._key(number, i)}/{n}" for n in (1, 2)] for i in suspicious}
@@ -57,6 +76,9 @@ class Canaries:
     async def _ask(self, number: int) -> None:
         keys = [(self._key(number, i), request) for i, request in enumerate(self._requests)]
         await self._scheduler.drive(iter([kr for kr in keys if kr[0] not in self._replies]))
+
+    def _reference(self) -> Reference:
+        return Reference(self._found(0), self._found(1))
 
     def _found(self, number: int) -> dict[int, Reply]:
         keys = {i: self._key(number, i) for i in range(len(self._requests))}

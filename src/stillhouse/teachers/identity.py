@@ -84,7 +84,13 @@ class Reference:
         both = [*first.values(), *second.values()]
         self.models = {reply.model for reply in both}
         self.fingerprints = {reply.system_fingerprint for reply in both}
-        self._seen = {i: {first[i].text, second[i].text} for i in first if i in second}
+        seen = {i: {first[i].text, second[i].text} for i in first if i in second}
+        self._seen = {i: texts for i, texts in seen.items() if texts != {""}}
+
+    @property
+    def answered(self) -> int:
+        """How many canaries got an answer in both rounds; only these can testify."""
+        return len(self._seen)
 
     @property
     def unstable(self) -> int:
@@ -93,7 +99,9 @@ class Reference:
 
     def new_names(self, replies: Sequence[Reply]) -> list[str]:
         """Say which names in `replies` were not seen at the start."""
-        found = []
+        found: list[str] = []
+        if not self.models:
+            return found
         models = {reply.model for reply in replies} - self.models
         if models:
             found.append(f"the model was {_listed(self.models)}, now {_listed(models)}")

@@ -13,9 +13,9 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stillhouse.exchanges.journal import Journal
+from stillhouse.exchanges.journal import Journal, iterate_journal
 from stillhouse.teachers.budget import Budget, Spent, Usage
 from stillhouse.teachers.canaries import CANARY_PREFIX, Canaries
 from stillhouse.teachers.chat import ChatRequest, Failure, Reply
@@ -24,7 +24,7 @@ from stillhouse.teachers.records import read_reply, request_key
 from stillhouse.teachers.scheduler import LabelSettings, Scheduler, Stop, Teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 JOURNAL_VERSION = 1
@@ -69,6 +69,12 @@ def open_journal(path: Path, teacher: Teacher) -> Journal:
     """Open or create a labelling journal; another teacher than its own is an `InputError`."""
     header = {"purpose": "labelling", "version": JOURNAL_VERSION, "teacher": teacher.describe()}
     return Journal.open(path, header=header, fsync_every=0)
+
+
+def restore_spend(path: Path, budget: Budget) -> None:
+    """Count what another labelling journal says was spent, where both share one budget."""
+    if path.exists():
+        _Past(iterate_journal(path), budget)
 
 
 def label(
@@ -147,7 +153,7 @@ class _Run:
         self.began_s = time.monotonic()
         self.shown_s = self.began_s
         self.keys: dict[str, str] = {}
-        past = _Past(journal, budget)
+        past = _Past(journal.records(), budget)
         if journal.repair is not None:
             self.notes.append(str(journal.repair))
         self.replies = past.replies
@@ -166,7 +172,9 @@ class _Run:
         self.splits = identity is not None and identity.on_change == "split"
         self.canaries: Canaries | None = None
         if identity is not None and identity.canaries:
-            self.canaries = Canaries(self.scheduler, self.replies, identity.max_tokens)
+            self.canaries = Canaries(
+                self.scheduler, self.replies, identity.max_tokens, asked=past.canaries_asked
+            )
         self.names: set[str] = {r.model for r in self.replies.values() if r.model}
 
     async def all(self) -> None:
@@ -237,7 +245,15 @@ class _Run:
         return None
 
     async def _check_at_start(self) -> None:
-        if self.canaries is None or not await self.canaries.take_reference():
+        if self.canaries is None:
+            return
+        asked_before = await self.canaries.take_reference()
+        if self.scheduler.stop is not None:
+            return
+        if self.canaries.weakness is not None:
+            self.notes.append(self.canaries.weakness)
+        if not asked_before:
+            self.journal.append({"canaries": "asked"})
             return
         change = await self.canaries.compare()
         if change is not None and self.splits:
@@ -293,13 +309,14 @@ class _Run:
 class _Past:
     """What a journal says of earlier runs; what they spent is added to the budget."""
 
-    def __init__(self, journal: Journal, budget: Budget):
+    def __init__(self, records: Iterable[Mapping[str, Any]], budget: Budget):
         self.replies: dict[str, Reply] = {}
         self.epochs: dict[str, int] = {}
         self.epoch = 0
+        self.canaries_asked = False
         self.next_number = 1
         open_intents: dict[int, Usage] = {}
-        for record in journal.records():
+        for record in records:
             usage = Usage(record.get("in", 0), record.get("out", 0), record.get("nano"))
             if "intent" in record:
                 open_intents[record["intent"]] = usage
@@ -316,6 +333,8 @@ class _Past:
                     budget.restore(usage)
             elif "epoch" in record:
                 self.epoch = record["epoch"]
+            elif "canaries" in record:
+                self.canaries_asked = True
         for usage in open_intents.values():
             budget.restore(usage)
         self.in_flight = len(open_intents)

@@ -93,7 +93,7 @@ def _from_wheel(path: Path) -> tuple[Evidence, ...]:
 
 
 def _from_card(card: Path) -> tuple[Evidence, ...]:
-    text = card.read_text(encoding="utf-8", errors="replace")
+    text = card.read_text(encoding="utf-8-sig", errors="replace")
     if not text.startswith("---\n"):
         return ()
     try:

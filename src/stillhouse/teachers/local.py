@@ -18,6 +18,7 @@ from stillhouse.teachers.chat import Reply
 from stillhouse.teachers.decoding import write_replies
 from stillhouse.teachers.heads import is_plain
 from stillhouse.teachers.scoring import (
+    MOST_POSITIONS,
     compute_prefix,
     score_sequences,
     score_texts,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-MOST_POSITIONS = 1024  # with logits over the whole vocabulary at once: 200 MB for 49,152 tokens
 REFERENCE_CONTEXT = 512  # tokens; the context at which `flops_per_token` is quoted
 
 
@@ -281,7 +281,7 @@ class LocalModel:
     def _label_ids(self, labels: Sequence[str]) -> list[list[int]]:
         if len(labels) < 2:
             raise InputError("label scoring needs at least two labels")
-        opening = self.template.generation_prompt
+        opening = self.template.probe_prompt
         opening_ids = self.template.encode(opening)
         ids = [
             self.template.reply_ids(

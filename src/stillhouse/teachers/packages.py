@@ -92,7 +92,7 @@ def unpack(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
     """Write the files of a wheel, sdist or tar that match `members` (shell patterns) to `folder`.
 
     Paths inside the archive are kept (an sdist's top folder is cut off). Files that are there with
-    the same size are left. Raises `InputError` for a pattern without a match, a damaged archive,
+    the same bytes are left. Raises `InputError` for a pattern without a match, a damaged archive,
     and names that would leave `folder`; links and special files are never written.
     """
     written: list[Path] = []
@@ -111,7 +111,7 @@ def unpack(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
                 repair="do not use this file",
             )
         written.append(target)
-        if target.is_file() and target.stat().st_size == size:
+        if target.is_file() and target.stat().st_size == size and _equals(target, opened):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as fresh, opened() as source, fresh.open("wb") as sink:
@@ -123,6 +123,15 @@ def unpack(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
             repair=f"it holds, among others: {', '.join(_some_names(archive))}",
         )
     return written
+
+
+def _equals(path: Path, opened: Callable[[], IO[bytes]]) -> bool:
+    """Whether a file holds what the archive, whose digest was checked, has under its name."""
+    with path.open("rb") as ours, opened() as theirs:
+        while part := theirs.read(2**20):
+            if ours.read(len(part)) != part:
+                return False
+    return True
 
 
 def _download(requirement: str, sha256: str, folder: Path, python_version: str | None) -> Path:

@@ -10,6 +10,7 @@ it does not say how its replies were sampled, and replies without `finish_reason
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import zlib
@@ -70,6 +71,7 @@ class RecordedTeacher:
                 place=str(path),
                 repair="give the path of a JSON Lines file, gzipped or not",
             ) from error
+        data = data.removeprefix(codecs.BOM_UTF8)
         first = data.partition(b"\n")[0]
         if b'"stillhouse_recording"' in first:
             return _read_recording(path, data)

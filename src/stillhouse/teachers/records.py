@@ -46,6 +46,15 @@ def messages_key(messages: tuple[Message, ...]) -> str:
     return content_digest({"messages": messages_value(messages)})
 
 
+def item_seed(seed: int, messages: tuple[Message, ...]) -> int:
+    """Return what one item is sampled with, of a run's seed: 31 bits, as every server takes.
+
+    One seed for all would meet every prompt with the same random numbers. It is made of the
+    messages, not of the item's name, so that identical requests stay one request.
+    """
+    return int(content_digest([seed, messages_value(messages)])[:8], 16) & 0x7FFF_FFFF
+
+
 def messages_value(messages: tuple[Message, ...]) -> list[dict[str, str]]:
     """Return messages in the form of the chat API."""
     return [{"role": m.role, "content": m.content} for m in messages]

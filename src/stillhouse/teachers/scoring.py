@@ -16,9 +16,10 @@ from stillhouse.teachers.heads import label_logits_at, logits_at
 from stillhouse.teachers.padding import pad_left, pad_right, positions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-
+MOST_POSITIONS = 1024  # with logits over the whole vocabulary at once: 200 MB for 49,152 tokens
+MOST_COPIES = 64  # of a prompt's cache at once: two labels for each of a batch of 32
 SHORTEST_PREFIX = 16  # tokens; below it sharing costs more than it saves
 
 
@@ -110,6 +111,42 @@ def _score_rest(
     model: Any, mask_BL: torch.Tensor, label_ids: Sequence[Sequence[int]], cache: Any
 ) -> torch.Tensor:
     """Return the log-likelihood (B, L) of every label's second and later tokens."""
+    prompts, labels = len(mask_BL), len(label_ids)
+    total_BL = torch.zeros((prompts, labels), dtype=torch.double)
+    for asked, scored in _parts(prompts, [len(ids) - 1 for ids in label_ids]):
+        own = cache
+        if (len(asked), len(scored)) != (prompts, labels):
+            own = copy.deepcopy(cache)  # the forward pass appends to it
+            own.batch_select_indices(torch.arange(asked.start, asked.stop))
+        part = _score_part(
+            model, mask_BL[asked.start : asked.stop], [label_ids[i] for i in scored], own
+        )
+        total_BL[asked.start : asked.stop, scored.start : scored.stop] = part
+    return total_BL
+
+
+def _parts(prompts: int, lengths: Sequence[int]) -> Iterator[tuple[range, range]]:
+    """Divide prompts x labels so that a part needs a bounded number of copies and positions.
+
+    `lengths` are the labels' counted tokens; labels without any are left out where a part would
+    hold nothing else.
+    """
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        more = sum(lengths[start : stop + 1])
+        if stop < len(lengths) and stop - start < MOST_COPIES and more <= MOST_POSITIONS:
+            continue
+        positions = sum(lengths[start:stop])
+        if positions:
+            size = max(1, min(MOST_COPIES // (stop - start), MOST_POSITIONS // positions))
+            for first in range(0, prompts, size):
+                yield range(first, min(first + size, prompts)), range(start, stop)
+        start = stop
+
+
+def _score_part(
+    model: Any, mask_BL: torch.Tensor, label_ids: Sequence[Sequence[int]], cache: Any
+) -> torch.Tensor:
     prompts, labels = len(mask_BL), len(label_ids)
     cache.batch_repeat_interleave(labels)  # prompt-major: all labels of the first prompt, ...
     given_LT, _ = pad_right([ids[:-1] for ids in label_ids])

@@ -6,6 +6,8 @@ like, so that what is generated, scored and trained on cannot differ by a token.
 
 from __future__ import annotations
 
+import datetime
+import re
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 _PROBE = "stillhouse-probe-7351"
 _REPLY_PROBE = "stillhouse-reply-2904"
+_TODAY = datetime.date(2024, 7, 26)  # what Llama 3's template itself falls back to
+_PRINTS_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _MERGE = "put the instruction into the first user message"
 
 
@@ -27,8 +31,9 @@ class ChatTemplate:
     `end_ids` are the ids that end generation. `end_of_turn_ids` is what follows a finished reply,
     up to and including the first of them. `generation_prompt` is the text that opens the
     assistant's turn, `reply_prefix` what the template writes between that and the reply (a space,
-    in completion-style templates; it is part of what is generated). `keeps_system` says whether a
-    system message reaches the model.
+    in completion-style templates; it is part of what is generated). `probe_prompt` is a whole
+    rendered prompt, for what must be tokenised as a reply before there is any. `keeps_system` says
+    whether a system message reaches the model.
 
     Raises `InputError` when there is no template, or when it closes the assistant's turn with a
     special token that is not an end id: a model trained on it would never stop.
@@ -50,8 +55,9 @@ class ChatTemplate:
                 place=place,
                 repair="set eos_token_id in generation_config.json",
             )
+        self._undated = _undated(tokenizer.chat_template)
         user = Message("user", _PROBE)
-        opened = self._render([user], reply=True)
+        opened = self.probe_prompt = self._render([user], reply=True)
         closed = self._render([user], reply=False)
         self.generation_prompt = opened[len(closed) :] if opened.startswith(closed) else ""
         answered = self._render([user, Message("assistant", _REPLY_PROBE)], reply=False)
@@ -124,6 +130,7 @@ class ChatTemplate:
             [{"role": m.role, "content": m.content} for m in messages],
             tokenize=False,
             add_generation_prompt=reply,
+            chat_template=self._undated,
         )
         return text
 
@@ -153,3 +160,13 @@ class ChatTemplate:
             )
         own = self._tokenizer.eos_token_id
         return (own if own in self.end_ids else min(self.end_ids),)
+
+
+def _undated(template: Any) -> str | None:
+    """The template with one date for every day: else prompts and all digests change overnight.
+
+    None for a set of named templates: the tokenizer chooses.
+    """
+    if not isinstance(template, str):
+        return None
+    return _PRINTS_TODAY.sub(lambda found: repr(_TODAY.strftime(found[2])), template)

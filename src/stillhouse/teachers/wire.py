@@ -120,12 +120,10 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
             "retry",
         )
     finish = _FINISH.get(str(choice.get("finish_reason")), "unknown")
-    text = message.get("content")
+    text, thought = _read_content(message.get("content"))
     extra: dict[str, Any] = {}
     if message.get("tool_calls"):
         extra["tool_calls"] = message["tool_calls"]
-    if not isinstance(text, str):
-        text = ""
     if finish == "content_filter" and not text:
         return fail(
             "content_filter",
@@ -134,7 +132,7 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
         )
     if message.get("refusal") and not text:
         return fail("refused_by_model", f"the model refused: {message['refusal']}", "give_up")
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or thought
     tokens_in, tokens_out = usage if usage is not None else (None, None)
     details = _mapping(_mapping(body.get("usage")).get("completion_tokens_details"))
     fingerprint = body.get("system_fingerprint")
@@ -151,6 +149,21 @@ def _read_completion(body: dict[str, Any]) -> Attempt:
         extra=extra,
     )
     return Attempt(reply, charge, "done", usage=usage)
+
+
+def _read_content(content: Any) -> tuple[str, str | None]:
+    """Text and reasoning of a message's content: a string, or parts (Mistral's are)."""
+    parts = content if isinstance(content, list) else []
+    thoughts = [_joined(_mapping(part).get("thinking")) for part in parts]
+    return _joined(content), "".join(thoughts) or None
+
+
+def _joined(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [_mapping(part).get("text") for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _read_error(status: int, body: Any, data: bytes) -> Attempt:
@@ -211,13 +224,15 @@ def _not_an_answer(data: bytes, content_type: str, *, cut: bool) -> Attempt:
 
 
 def _read_usage(usage: Any) -> tuple[int, int] | None:
-    if not isinstance(usage, dict):
-        return None
-    tokens_in, tokens_out = (
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
+    """Tokens in and out; None where the server counted nothing, or not even the prompt."""
+    usage = _mapping(usage)
+    tokens_in, tokens_out, total = (
+        _count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
     )
-    return None if tokens_in is None or tokens_out is None else (tokens_in, tokens_out)
+    if not tokens_in or tokens_out is None:
+        return None
+    # Some providers (xAI) leave reasoning out of the completion and count it in the total alone.
+    return tokens_in, max(tokens_out, (total or 0) - tokens_in)
 
 
 def _read_logprobs(value: Any) -> tuple[TokenLogprob, ...] | None:

@@ -100,7 +100,7 @@ def _teacher_cost(run: Run) -> dict[str, Any]:
         *run.splits.validation.items,
         *run.splits.test.items,
     ]
-    bounds = [bound_tokens(run.request(item)) for item in items]
+    bounds = [bound_tokens(run.request(item), teacher.template_allowance) for item in items]
     tokens_in = sum(bound.tokens_in for bound in bounds)
     tokens_out = sum(bound.tokens_out for bound in bounds)
     rate = price_of(teacher)

@@ -71,8 +71,8 @@ def write_value(value: Any) -> Any:
 
 
 def days_later(base: date, days: int) -> date:
-    """The date that many days after `base`."""
-    return base + timedelta(days)
+    """The date that many days after `base`; the last that there is where it would lie beyond."""
+    return base + timedelta(min(days, (date.max - base).days))
 
 
 def _field(name: str, about: Mapping[str, Any]) -> Field:

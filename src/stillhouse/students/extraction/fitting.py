@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from random import Random
@@ -73,11 +74,12 @@ def fit(
 
     Best: the largest share of fields that equal the teacher's, nulls included. The loss reads
     nothing but documents and replies. Batches depend on `seed` and the step alone, so that a
-    killed run goes on from `checkpoint` as if undisturbed; a checkpoint of other settings or
-    another seed is an `InputError`.
+    killed run goes on from `checkpoint` as if undisturbed; a checkpoint of other settings, another
+    seed or other documents is an `InputError`.
     """
     run = _Run(model, cutter, train, settings, seed)
-    key = repr((settings, seed, len(train), len(validation)))
+    documents = hashlib.sha256(repr((list(train), list(validation))).encode()).hexdigest()
+    key = repr((settings, seed, documents))
     run.restore(checkpoint, key)
     held = [prepare_example(text, reply, cutter) for text, reply, _ in validation]
     kept = time.monotonic()
