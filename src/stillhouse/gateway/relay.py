@@ -114,6 +114,7 @@ class Relay:
                     break
                 if out and not request.write(out):
                     turn.sending_since = time.monotonic()
+                    connection.suspend()
                     await request.drain()
                     turn.sending_since = 0.0
             failed = failed or rebuilder.failed
