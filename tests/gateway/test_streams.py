@@ -122,10 +122,13 @@ def test_a_stale_feed_admits_nothing_and_cuts_streams(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_stream_is_cut_at_its_reservation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+def test_a_stream_is_cut_at_its_reservation(tmp_path: Path, end: bytes, together: bool) -> None:
     async def scenario() -> None:
         # The upstream ignores max_tokens.
-        script = Script(chunks=chunks(["x "] * 500, usage=None))
+        events = [one.replace(b"\n", end) for one in chunks(["x "] * 500, usage=None)]
+        script = Script(chunks=[b"".join(events)] if together else events)
         async with (
             running(tmp_path, lambda _: script) as gateway,
             aiohttp.ClientSession() as session,
