@@ -23,7 +23,7 @@ from stillhouse.accounts.acts import DefineTier
 from stillhouse.exchanges import InputError, SkeletonHash
 from stillhouse.gateway.config import build_config
 from stillhouse.gateway.recorder import LARGE_CHARS
-from stillhouse.gateway.surfaces import ReplyRebuilder
+from stillhouse.gateway.surfaces import ReplyRebuilder, parse_request
 
 SOURCES = Path(stillhouse.__file__).parent
 
@@ -302,6 +302,62 @@ def test_a_long_prompt_is_counted_while_others_are_served(
     asyncio.run(scenario())
     assert seen[5] is True
     assert seen[40_000] is False
+
+
+def test_a_large_body_is_read_while_others_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[bool, bool] = {}
+
+    def parse(surface: Any, body: bytes, *rest: Any) -> Any:
+        seen[len(body) > 200_000] = threading.current_thread() is threading.main_thread()
+        return parse_request(surface, body, *rest)
+
+    monkeypatch.setattr("stillhouse.gateway.app.parse_request", parse)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            deep: list[Any] = []
+            for _ in range(70):
+                deep = [deep]
+            requests = [asking(gateway), asking(gateway, "x" * 200_000, metadata=deep)]
+            assert await statuses(gateway, *requests) == [200, 400]
+
+    asyncio.run(scenario())
+    assert seen == {False: True, True: False}
+
+
+def test_many_long_prompts_keep_the_feed_of_bans_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+
+    def count(*_: Any) -> int:
+        free.wait(60)
+        return 1
+
+    monkeypatch.setattr("stillhouse.gateway.tokens._load", lambda _: object())
+    monkeypatch.setattr("stillhouse.gateway.tokens.TokenBound.count", count)
+
+    async def scenario() -> None:
+        async with running(tmp_path, model={"tokenizer": "tokenizer.json"}) as gateway:
+            long = [asking(gateway, "word " * 8_000)] * 40  # more than there are common threads
+            waiting = asyncio.ensure_future(statuses(gateway, *long))
+            app = gateway.service.app
+            while len(app.turns) < len(long):
+                await asyncio.sleep(0.01)
+            try:
+                # Two polls that began after all the threads were taken.
+                for _ in range(2):
+                    before = app.snapshot.confirmed_at_us
+                    async with asyncio.timeout(10):
+                        while app.snapshot.confirmed_at_us == before:
+                            await asyncio.sleep(0.01)
+            finally:
+                free.set()
+            assert set(await waiting) <= {200, 429}
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("opening", ["", "<think>"], ids=["answer", "reasoning"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,11 @@ _READ = frozenset(
     }
 )
 _NOWHERE = Origin()
+_LARGE_BYTES = 131_072  # of a body: reading one of megabytes takes a good part of a second
+# Threads of their own: whatever clients send, the feed of bans and the disk never wait for one. One
+# reads, as it holds the interpreter for most of that time.
+_READING = ThreadPoolExecutor(1, "reading")
+_COUNTING = ThreadPoolExecutor(2, "counting")
 
 
 class Gateway:
@@ -164,11 +170,20 @@ class Gateway:
         body = turn.body = await _read(turn, request, offering.bounds.body_bytes)
         now_us = self._clock.now_us()
         tier = self.snapshot.tier(facts)
-        asked = turn.asked = parse_request(surface, body, offering.policy(facts, tier), now_us)
+        policy = offering.policy(facts, tier)
+        if len(body) > _LARGE_BYTES:
+            loop = asyncio.get_running_loop()
+            asked = await loop.run_in_executor(
+                _READING, parse_request, surface, body, policy, now_us
+            )
+        else:
+            asked = parse_request(surface, body, policy, now_us)
+        turn.asked = asked
         offered = offering.models[asked.model]
         turn.model = offered.model
         if offered.tokens.is_slow(asked):  # nobody else waits for it
-            turn.bound = await asyncio.to_thread(_bound, turn, surface, offered)
+            loop = asyncio.get_running_loop()
+            turn.bound = await loop.run_in_executor(_COUNTING, _bound, turn, surface, offered)
         else:
             turn.bound = _bound(turn, surface, offered)
         admitted = permit(self.snapshot, offering.rules, facts, self._asking(turn))
