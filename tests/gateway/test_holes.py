@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from tests.gateway.asking import USER, ask
 from tests.gateway.running import Running, running
@@ -207,6 +208,34 @@ def test_usage_of_zero_is_believed_and_not_replaced_by_a_guess(tmp_path: Path) -
             await statuses(gateway, asking(gateway), asking(gateway, stream=True))
             for row in await gateway.settled(2):
                 assert (row["tokens_in"], row["tokens_out"], row["price_nano"]) == (0, 0, 0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 9},
+        {"prompt_tokens": 9, "completion_tokens": None},
+        {"prompt_tokens": 9, "completion_tokens": 50.0},
+        None,
+    ],
+    ids=["half", "null", "a float", "none"],
+)
+@pytest.mark.parametrize(("bound", "paid"), [(100, 100), (1000, 250)])
+def test_without_the_outputs_usage_it_is_counted_and_never_beyond_its_bound(
+    tmp_path: Path, usage: dict[str, Any] | None, bound: int, paid: int
+) -> None:
+    body = orjson.loads(completion("word " * 50))
+    body["usage"] = usage
+    script = Script(body=orjson.dumps(body))
+
+    async def scenario() -> None:
+        async with running(tmp_path, lambda _: script) as gateway:
+            assert await statuses(gateway, asking(gateway, max_tokens=bound)) == [200]
+            row = (await gateway.settled())[0]
+            assert row["tokens_out"] == paid  # by bytes
+            assert (row["tokens_in"] == 9) == (usage is not None)
 
     asyncio.run(scenario())
 

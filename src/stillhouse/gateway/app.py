@@ -183,9 +183,9 @@ class Gateway:
         turn.model = offered.model
         if offered.tokens.is_slow(asked):  # nobody else waits for it
             loop = asyncio.get_running_loop()
-            turn.bound = await loop.run_in_executor(_COUNTING, _bound, turn, surface, offered)
+            turn.bound = await loop.run_in_executor(_COUNTING, _bound, turn, offered)
         else:
-            turn.bound = _bound(turn, surface, offered)
+            turn.bound = _bound(turn, offered)
         admitted = permit(self.snapshot, offering.rules, facts, self._asking(turn))
         if isinstance(admitted, Refuse):
             raise RefusedError(admitted.code)
@@ -426,14 +426,14 @@ class _Random:
         return self._block[start:end]
 
 
-def _bound(turn: Turn, surface: Surface, offered: Offered) -> Bound:
+def _bound(turn: Turn, offered: Offered) -> Bound:
     asked, model = turn.asked, offered.model
     if asked is None:
         raise RuntimeError("bounded before it was read")
     tokens_in = offered.tokens.input_tokens(asked)
     if tokens_in > model.context_tokens:
         raise RefusedError("too_many_tokens", f"at most {model.context_tokens}")
-    tokens_out = 0 if surface == "embeddings" else asked.max_tokens * asked.choices
+    tokens_out = asked.most_output_tokens
     money = price(tokens_in, tokens_out, model.price_in_nano, model.price_out_nano)
     return Bound(tokens_in, tokens_out, money)
 

@@ -227,6 +227,11 @@ class Asked:
         return self.policy.tier
 
     @property
+    def most_output_tokens(self) -> int:
+        """What all its choices together may have: no more is reserved or served."""
+        return 0 if self.surface == "embeddings" else self.max_tokens * self.choices
+
+    @property
     def upstream_path(self) -> str:
         """The path to append to the upstream's root."""
         return PATHS[self.upstream_surface]
