@@ -359,7 +359,9 @@ GET_LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
-async def reading_nothing(request: bytes, seen: Seen) -> AsyncIterator[tuple[Server, socket.socket]]:
+async def reading_nothing(
+    request: bytes, seen: Seen
+) -> AsyncIterator[tuple[Server, socket.socket]]:
     """A client that sends `request` and reads only when it is told to."""
     async with listening(seen) as (server, port):
         client = socket.socket()

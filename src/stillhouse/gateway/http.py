@@ -2,8 +2,8 @@
 
 A general server's layers cost about as much as checking the request (docs/log.md). What it takes is
 what its parser (llhttp, strict) takes; bodies are not read before somebody wants them, and what a
-slow client does not read is held up to the transport's bound, then the writer waits, and so does the
-next request.
+slow client does not read is held up to the transport's bound, then the writer waits, and the next
+request too.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ def parse_object(
 ) -> dict[str, Any]:
     """Return the JSON object that `body` is.
 
-    Raises `RefusedError`: request_too_large (also in lists and objects), bad_json (also NaN, lone surrogates, overflowing
-    numbers, invalid UTF-8), too_deep, duplicate_key, bad_request (not an object).
+    Raises `RefusedError`: request_too_large (also too many lists and objects), bad_json (also NaN,
+    lone surrogates, overflowing numbers, invalid UTF-8), too_deep, duplicate_key, bad_request (not
+    an object).
     """
     if len(body) > max_bytes:
         raise RefusedError("request_too_large", f"at most {max_bytes} bytes")
@@ -70,7 +71,7 @@ def parse_lenient(data: bytes) -> dict[str, Any] | None:
 
 
 def count_pairs(document: bytes) -> int:
-    """Return how many key-value pairs a *valid* JSON document writes: its colons outside strings."""
+    """Return how many key-value pairs a *valid* document writes: its colons outside strings."""
     return _outside_strings(document).count(b":")
 
 
