@@ -296,8 +296,7 @@ class Gateway:
         if asked.end_user is not None:
             text = f"{facts.account}/{asked.end_user}"
             turn.end_user = self._digest("end-user", text.encode("utf-8", "replace"))
-        text = "\n".join(asked.texts)
-        prompt = self._digest("prompt", text.encode("utf-8", "replace"))[:_PROMPT_BYTES]
+        prompt = self._digest("prompt", asked.whole_prompt)[:_PROMPT_BYTES]
         return Asking(turn.address, _NOWHERE, None, asked.model, turn.bound, prompt, turn.end_user)
 
     def _models(self, turn: Turn, request: Request) -> None:

@@ -58,10 +58,10 @@ class TokenBound:
             )
         if self._tokenizer is None:
             return asked.input_bytes + extra
-        if asked.tools or asked.schema:
-            # How a template writes them is its own affair: their bytes bound it.
+        if asked.by_bytes:
+            # How a template writes tools and calls is its own affair: their bytes bound it.
             extra += max(0, asked.input_bytes - sum(map(_utf8, asked.texts)))
-        return self.count(asked.texts) + extra
+        return self.count(asked.texts) + asked.token_ids + extra
 
     def count(self, texts: Iterable[str]) -> int:
         """Return the tokens of `texts`; their bytes where there is no tokenizer."""
