@@ -392,6 +392,23 @@ def test_replies_that_nobody_reads_stop_the_requests_until_they_are_read() -> No
     asyncio.run(run())
 
 
+def test_requests_that_wait_are_made_a_few_at_a_time() -> None:
+    async def run() -> None:
+        small, count = b"GET /a HTTP/1.1\r\n\r\n", 10_000
+        last = small.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        async with reading_nothing(GET_LARGE * 9 + small * count + last, Seen()) as (server, client):
+            (connection,) = server.connections
+            for _ in range(50):
+                await asyncio.sleep(0)
+                assert len(connection._waiting) < 1_000
+            got, loop = b"", asyncio.get_running_loop()
+            while data := await loop.sock_recv(client, LARGE):
+                got += data.replace(b"\0", b"")
+            assert got.count(b"/a 0") == count + 1
+
+    asyncio.run(run())
+
+
 def test_a_client_that_reads_nothing_of_a_whole_reply_is_shed_and_a_slow_one_is_not() -> None:
     async def run() -> None:
         async with reading_nothing(GET_LARGE * 20, Seen()) as (server, client):

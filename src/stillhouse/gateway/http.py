@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _HELD_BYTES = 64 * 1024  # of a body that nobody has asked for yet
 _LINGER_BYTES = 8 << 20  # of a body that is refused: who is cut off while sending reads no reply
+_PIECE_BYTES = 16 * 1024  # looked at in one go: it may hold a thousand requests
 _PROGRESS_BYTES = 16 * 1024  # of what waits to be read; less in all that time is no reading
 _FRAMING = 8  # bytes of chunk sizes a byte of body may come with: five where each is a chunk
 _STATUS = {
@@ -212,6 +213,7 @@ class Connection(asyncio.Protocol):
         self._expects = False
         self._paused = False
         self._last = False
+        self._rest = b""  # came before reading was paused, and is not looked at yet
         self._discarding = 0  # bytes that may still come and are not looked at
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
@@ -233,6 +235,9 @@ class Connection(asyncio.Protocol):
             if self._discarding <= 0:
                 self.abort()
             return
+        if len(data) > _PIECE_BYTES:
+            self._take_pieces(data)
+            return
         if self.heading_since:
             self._heading_bytes += len(data)
         else:
@@ -253,6 +258,15 @@ class Connection(asyncio.Protocol):
             allowed = self._server.header_bytes + _FRAMING * self._latest.held_bytes
             if self._body_bytes > allowed:
                 self.close()
+
+    def _take_pieces(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._transport is None or self._transport.is_closing():
+                return
+            if self._paused:
+                self._rest = data[start:]
+                return
+            self.data_received(data[start : start + _PIECE_BYTES])
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell whoever waits for the client."""
@@ -375,7 +389,11 @@ class Connection(asyncio.Protocol):
         """Read again."""
         if self._paused and self._transport is not None:
             self._paused = False
-            self._transport.resume_reading()
+            rest, self._rest = self._rest, b""
+            if rest:
+                self.data_received(rest)
+            if not self._paused and self._transport is not None:
+                self._transport.resume_reading()
 
     def close(self) -> None:
         """Close once everything is written; `watch` waits for that no longer than it may."""
