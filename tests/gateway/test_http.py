@@ -396,7 +396,8 @@ def test_requests_that_wait_are_made_a_few_at_a_time() -> None:
     async def run() -> None:
         small, count = b"GET /a HTTP/1.1\r\n\r\n", 10_000
         last = small.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-        async with reading_nothing(GET_LARGE * 9 + small * count + last, Seen()) as (server, client):
+        sent = GET_LARGE * 9 + small * count + last
+        async with reading_nothing(sent, Seen()) as (server, client):
             (connection,) = server.connections
             for _ in range(50):
                 await asyncio.sleep(0)
