@@ -342,7 +342,9 @@ def test_a_large_body_is_read_while_others_are_served(
         seen[len(body) > 200_000] = threading.current_thread() is threading.main_thread()
         return parse_request(surface, body, *rest)
 
+    slept: list[float] = []
     monkeypatch.setattr("stillhouse.gateway.app.parse_request", parse)
+    monkeypatch.setattr("stillhouse.gateway.app.time.sleep", slept.append)
 
     async def scenario() -> None:
         async with running(tmp_path) as gateway:
@@ -354,6 +356,7 @@ def test_a_large_body_is_read_while_others_are_served(
 
     asyncio.run(scenario())
     assert seen == {False: True, True: False}
+    assert slept  # as long as it worked: others have their turn
 
 
 def test_many_long_prompts_keep_the_feed_of_bans_from_nothing(

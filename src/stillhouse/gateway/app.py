@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from stillhouse.gateway.metrics import Metrics
     from stillhouse.gateway.offering import Offered, Offering
     from stillhouse.gateway.refusals import Dialect
-    from stillhouse.gateway.surfaces import Surface
+    from stillhouse.gateway.surfaces import Asked, RequestPolicy, Surface
     from stillhouse.gateway.terms import TermsDesk
     from stillhouse.gateway.tracing import Tracer
     from stillhouse.limits import SteadyClock
@@ -84,8 +84,7 @@ _READ = frozenset(
 )
 _NOWHERE = Origin()
 _LARGE_BYTES = 131_072  # of a body: reading one of megabytes takes a good part of a second
-# Threads of their own: whatever clients send, the feed of bans and the disk never wait for one. One
-# reads, as it holds the interpreter for most of that time.
+# Threads of their own: whatever clients send, the feed of bans and the disk never wait for one.
 _READING = ThreadPoolExecutor(1, "reading")
 _COUNTING = ThreadPoolExecutor(2, "counting")
 
@@ -174,7 +173,7 @@ class Gateway:
         if len(body) > _LARGE_BYTES:
             loop = asyncio.get_running_loop()
             asked = await loop.run_in_executor(
-                _READING, parse_request, surface, body, policy, now_us
+                _READING, _parse_slowly, surface, body, policy, now_us
             )
         else:
             asked = parse_request(surface, body, policy, now_us)
@@ -423,6 +422,15 @@ class _Random:
             self._block, self._used, end = os.urandom(4096), 0, count
         start, self._used = self._used, end
         return self._block[start:end]
+
+
+def _parse_slowly(surface: Surface, body: bytes, policy: RequestPolicy, now_us: int) -> Asked:
+    """Read a large body. Rests as long as it worked: all that time it held the interpreter."""
+    began = time.thread_time()
+    try:
+        return parse_request(surface, body, policy, now_us)
+    finally:
+        time.sleep(time.thread_time() - began)
 
 
 def _bound(turn: Turn, offered: Offered) -> Bound:
