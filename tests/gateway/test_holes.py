@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from tests.gateway.asking import USER, ask
 from tests.gateway.running import Running, running
@@ -23,7 +24,7 @@ from stillhouse.accounts.acts import DefineTier
 from stillhouse.exchanges import InputError, SkeletonHash
 from stillhouse.gateway.config import build_config
 from stillhouse.gateway.recorder import LARGE_CHARS
-from stillhouse.gateway.surfaces import ReplyRebuilder
+from stillhouse.gateway.surfaces import ReplyRebuilder, parse_request
 
 SOURCES = Path(stillhouse.__file__).parent
 
@@ -211,6 +212,34 @@ def test_usage_of_zero_is_believed_and_not_replaced_by_a_guess(tmp_path: Path) -
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 9},
+        {"prompt_tokens": 9, "completion_tokens": None},
+        {"prompt_tokens": 9, "completion_tokens": 50.0},
+        None,
+    ],
+    ids=["half", "null", "a float", "none"],
+)
+@pytest.mark.parametrize(("bound", "paid"), [(100, 100), (1000, 250)])
+def test_without_the_outputs_usage_it_is_counted_and_never_beyond_its_bound(
+    tmp_path: Path, usage: dict[str, Any] | None, bound: int, paid: int
+) -> None:
+    body = orjson.loads(completion("word " * 50))
+    body["usage"] = usage
+    script = Script(body=orjson.dumps(body))
+
+    async def scenario() -> None:
+        async with running(tmp_path, lambda _: script) as gateway:
+            assert await statuses(gateway, asking(gateway, max_tokens=bound)) == [200]
+            row = (await gateway.settled())[0]
+            assert row["tokens_out"] == paid  # by bytes
+            assert (row["tokens_in"] == 9) == (usage is not None)
+
+    asyncio.run(scenario())
+
+
 def test_a_stream_that_was_left_holds_its_place_until_it_is_paid(tmp_path: Path) -> None:
     """Else whoever opens streams and leaves them would have any number read to their end."""
     limit = {"scope": "account", "measure": "concurrency", "amount": 1, "window_s": 60.0}
@@ -302,6 +331,65 @@ def test_a_long_prompt_is_counted_while_others_are_served(
     asyncio.run(scenario())
     assert seen[5] is True
     assert seen[40_000] is False
+
+
+def test_a_large_body_is_read_while_others_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[bool, bool] = {}
+
+    def parse(surface: Any, body: bytes, *rest: Any) -> Any:
+        seen[len(body) > 200_000] = threading.current_thread() is threading.main_thread()
+        return parse_request(surface, body, *rest)
+
+    slept: list[float] = []
+    monkeypatch.setattr("stillhouse.gateway.app.parse_request", parse)
+    monkeypatch.setattr("stillhouse.gateway.app.time.sleep", slept.append)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            deep: list[Any] = []
+            for _ in range(70):
+                deep = [deep]
+            requests = [asking(gateway), asking(gateway, "x" * 200_000, metadata=deep)]
+            assert await statuses(gateway, *requests) == [200, 400]
+
+    asyncio.run(scenario())
+    assert seen == {False: True, True: False}
+    assert slept  # as long as it worked: others have their turn
+
+
+def test_many_long_prompts_keep_the_feed_of_bans_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+
+    def count(*_: Any) -> int:
+        free.wait(60)
+        return 1
+
+    monkeypatch.setattr("stillhouse.gateway.tokens._load", lambda _: object())
+    monkeypatch.setattr("stillhouse.gateway.tokens.TokenBound.count", count)
+
+    async def scenario() -> None:
+        async with running(tmp_path, model={"tokenizer": "tokenizer.json"}) as gateway:
+            long = [asking(gateway, "word " * 8_000)] * 40  # more than there are common threads
+            waiting = asyncio.ensure_future(statuses(gateway, *long))
+            app = gateway.service.app
+            while len(app.turns) < len(long):
+                await asyncio.sleep(0.01)
+            try:
+                # Two polls that began after all the threads were taken.
+                for _ in range(2):
+                    before = app.snapshot.confirmed_at_us
+                    async with asyncio.timeout(10):
+                        while app.snapshot.confirmed_at_us == before:
+                            await asyncio.sleep(0.01)
+            finally:
+                free.set()
+            assert set(await waiting) <= {200, 429}
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("opening", ["", "<think>"], ids=["answer", "reasoning"])

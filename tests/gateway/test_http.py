@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HEADER_BYTES = 2_000
 MOST_BYTES = 10_000
+LARGE = 1 << 20
 
 
 class Seen:
@@ -29,6 +30,9 @@ class Seen:
 
     async def serve(self, request: Request) -> None:
         self.requests.append(request)
+        if request.path == "/large":
+            request.respond(200, b"", bytes(LARGE))
+            return
         if request.path == "/unread":
             request.respond(403, b"", b"no")
             return
@@ -275,11 +279,11 @@ def close_idle(since: Callable[[object], None], first: bytes) -> bytes:
             while not server.connections:
                 await asyncio.sleep(0)
             got = await reader.readuntil(b"/a 0") if first.endswith(b"\r\n\r\n") else b""
-            server.watch(30.0)
+            server.watch(30.0, 30.0)
             assert server.connections, "closed too early"
             for connection in server.connections:
                 since(connection)
-            server.watch(30.0)
+            server.watch(30.0, 30.0)
             with contextlib.suppress(ConnectionError):  # it may close with bytes unread
                 got += await asyncio.wait_for(reader.read(), 10)
             writer.close()
@@ -349,3 +353,84 @@ def test_a_connection_that_ended_leaves_nothing_for_the_collector() -> None:
         asyncio.run(run())
     finally:
         gc.enable()
+
+
+GET_LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextlib.asynccontextmanager
+async def reading_nothing(
+    request: bytes, seen: Seen
+) -> AsyncIterator[tuple[Server, socket.socket]]:
+    """A client that sends `request` and reads only when it is told to."""
+    async with listening(seen) as (server, port):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+            await asyncio.get_running_loop().sock_sendall(client, request)
+            while not (seen.requests and all(c.writable for c in server.connections)):
+                await asyncio.sleep(0.001)
+            yield server, client
+        finally:
+            client.close()
+
+
+def test_replies_that_nobody_reads_stop_the_requests_until_they_are_read() -> None:
+    async def run() -> None:
+        seen, count = Seen(), 40
+        async with reading_nothing(GET_LARGE * count, seen) as (_, client):
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(seen.requests) < count // 2  # the kernel takes some
+            got, loop = 0, asyncio.get_running_loop()
+            while got < count * LARGE:
+                got += len(await loop.sock_recv(client, LARGE))
+            assert len(seen.requests) == count
+
+    asyncio.run(run())
+
+
+def test_requests_that_wait_are_made_a_few_at_a_time() -> None:
+    async def run() -> None:
+        small, count = b"GET /a HTTP/1.1\r\n\r\n", 10_000
+        last = small.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        sent = GET_LARGE * 9 + small * count + last
+        async with reading_nothing(sent, Seen()) as (server, client):
+            (connection,) = server.connections
+            for _ in range(50):
+                await asyncio.sleep(0)
+                assert len(connection._waiting) < 1_000
+            got, loop = b"", asyncio.get_running_loop()
+            while data := await loop.sock_recv(client, LARGE):
+                got += data.replace(b"\0", b"")
+            assert got.count(b"/a 0") == count + 1
+
+    asyncio.run(run())
+
+
+def test_a_client_that_reads_nothing_of_a_whole_reply_is_shed_and_a_slow_one_is_not() -> None:
+    async def run() -> None:
+        async with reading_nothing(GET_LARGE * 20, Seen()) as (server, client):
+            (connection,) = server.connections
+            while True:  # until the kernel takes no more
+                held = connection._held_bytes()
+                await asyncio.sleep(0.05)
+                if held == connection._held_bytes():
+                    break
+            server.watch(30.0, 30.0)
+            while connection._held_bytes() > held - 16_384:
+                with contextlib.suppress(BlockingIOError):
+                    client.recv(4096)
+                await asyncio.sleep(0)
+            connection.stalled_since -= 31
+            server.watch(30.0, 30.0)
+            await asyncio.sleep(0)
+            assert server.connections
+            connection.stalled_since -= 31
+            server.watch(30.0, 30.0)
+            while server.connections:
+                await asyncio.sleep(0)
+
+    asyncio.run(run())

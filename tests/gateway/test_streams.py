@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from tests.gateway.running import Running, running
 from tests.gateway.scripted import Script, chunks
@@ -122,10 +123,13 @@ def test_a_stale_feed_admits_nothing_and_cuts_streams(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_stream_is_cut_at_its_reservation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+def test_a_stream_is_cut_at_its_reservation(tmp_path: Path, end: bytes, together: bool) -> None:
     async def scenario() -> None:
         # The upstream ignores max_tokens.
-        script = Script(chunks=chunks(["x "] * 500, usage=None))
+        events = [one.replace(b"\n", end) for one in chunks(["x "] * 500, usage=None)]
+        script = Script(chunks=[b"".join(events)] if together else events)
         async with (
             running(tmp_path, lambda _: script) as gateway,
             aiohttp.ClientSession() as session,
@@ -137,6 +141,65 @@ def test_a_stream_is_cut_at_its_reservation(tmp_path: Path) -> None:
             assert text.endswith(b"data: [DONE]\n\n")
             row = (await gateway.settled())[0]
             assert row["tokens_out"] == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_report_that_more_follows_is_not_the_bill_of_all(tmp_path: Path) -> None:
+    events = chunks(["w"] * 50, usage=None)
+    first = orjson.loads(events[1][6:])
+    first["usage"] = {"prompt_tokens": 9, "completion_tokens": 1}
+    events[1] = b"data: " + orjson.dumps(first) + b"\n\n"
+    # Half a report at the end takes nothing back of it, and is none of the rest.
+    last = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":null}}\n\n'
+    events.insert(-1, last)
+
+    async def scenario() -> None:
+        async with (
+            running(tmp_path, lambda _: Script(chunks=events)) as gateway,
+            aiohttp.ClientSession() as session,
+            session.post(**asking(gateway)) as reply,
+        ):
+            assert (await reply.content.read()).endswith(b"data: [DONE]\n\n")
+            row = (await gateway.settled())[0]
+            assert (row["tokens_in"], row["tokens_out"]) == (9, 50)
+
+    asyncio.run(scenario())
+
+
+def test_an_anthropic_stream_that_just_fills_its_bound_is_served_whole(tmp_path: Path) -> None:
+    """The empty text with which a block starts is no token."""
+
+    def event(kind: str, **more: Any) -> bytes:
+        data = orjson.dumps({"type": kind, **more})
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+    usage = {"input_tokens": 9, "output_tokens": 1}
+    events = [
+        event("message_start", message={"role": "assistant", "content": [], "usage": usage}),
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        *(
+            event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+            for word in ("one", " two", " three", " four")
+        ),
+        event("content_block_stop", index=0),
+        event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 4}),
+        event("message_stop"),
+    ]
+    model = {"dialect": "anthropic", "surfaces": ["messages"]}
+
+    async def scenario() -> None:
+        async with (
+            running(tmp_path, lambda _: Script(chunks=events), model=model) as gateway,
+            aiohttp.ClientSession() as session,
+        ):
+            request = asking(gateway, max_tokens=4)
+            request["url"] = f"{gateway.url}/v1/messages"
+            async with session.post(**request) as reply:
+                assert b"end_turn" in await reply.content.read()
+            row = (await gateway.settled())[0]
+            assert (row["tokens_in"], row["tokens_out"]) == (9, 4)
+            assert row["finish_reason"] == "stop"
 
     asyncio.run(scenario())
 

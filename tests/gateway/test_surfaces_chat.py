@@ -142,7 +142,7 @@ def test_messages_that_clients_send_back_as_they_came_are_rebuilt():
     ]
     assert set(sent) == {"role", "content", "tool_calls"}
     assert b"thoughts" not in asked.upstream_body
-    assert asked.texts == ("be kind", "hi", "3", "x", "y", "hi")
+    assert asked.texts == ("be kind", "hi", "{}", "3", "x", "y", "no", "hi")
     assert chat("openai", messages=said)[1]["messages"][0]["role"] == "developer"
 
 

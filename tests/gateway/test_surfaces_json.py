@@ -108,6 +108,15 @@ def test_brackets_in_text_are_not_depth_and_the_last_allowed_level_is():
     assert len(parse_object(wide)["a"]) == 501
 
 
+def test_lists_and_objects_are_bounded_before_they_are_made(monkeypatch):
+    most = b'{"a":[' + b"[]," * 49_999 + b"{}," * 49_998 + b'{},"[{\\"["]}'
+    assert len(parse_object(most)["a"]) == 99_999
+    assert parse_object(b'{"a":"' + b'\\"[{' * 100_000 + b'"}')
+    monkeypatch.setattr("orjson.loads", None)
+    with pytest.raises(RefusedError, match="request_too_large"):
+        parse_object(most.replace(b"[],", b"[[]],", 1))
+
+
 def test_pairs_are_counted_outside_strings_only():
     assert count_pairs(b'{"a:b":":","\\":\\\\":{"c" : "\\\\"}}') == 3
 

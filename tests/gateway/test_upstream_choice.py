@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,9 @@ def test_what_is_held_of_a_stream_is_bounded_and_the_server_waits(tmp_path: Path
                 "the server was read to its end for a client that reads not"
             )
             assert held <= 65_536 + 262_144  # one read more than the bound
+            # It is the client that takes its time: none of the server's passes.
+            relay = gateway.service.app.offering.models["small"].relay
+            relay.route.watch(time.monotonic() + 10_000)
             # The client reads again, and gets everything.
             tail = b""
             while b"data: [DONE]" not in tail:
@@ -206,6 +210,39 @@ def test_what_is_held_of_a_stream_is_bounded_and_the_server_waits(tmp_path: Path
             assert gateway.upstream.asked[0].produced == total
             writer.close()
             await writer.wait_closed()
+            row = (await gateway.settled())[0]
+            assert "refusal" not in row
+            assert row["price_nano"] > 0
+
+    asyncio.run(scenario())
+
+
+def test_the_time_between_two_chunks_begins_anew_where_one_lies_ready(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        big = Script(chunks=chunks(["y" * 30_000] * 20))
+        async with running(tmp_path, lambda _: big) as gateway:
+            route = gateway.service.app.offering.models["small"].relay.route
+            connection = await route.ask("/v1/chat/completions", b"{}")
+            while not connection._chunks:
+                await asyncio.sleep(0.001)
+            connection.deadline = time.monotonic() - 1
+            assert await connection.read(60.0)
+            assert connection.deadline > time.monotonic() + 50
+            connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_is_just_closing_is_followed_by_another(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as gateway:
+            route = gateway.service.app.offering.models["small"].relay.route
+            for _ in range(2):
+                connection = await route.ask("/v1/chat/completions", b"{}")
+                assert await connection.whole(1 << 20, 60.0) == completion()
+                connection.release()
+                # As asyncio does once the server has ended an idle connection.
+                connection._transport.close()  # type: ignore[union-attr]
 
     asyncio.run(scenario())
 

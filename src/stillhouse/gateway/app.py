@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from stillhouse.gateway.metrics import Metrics
     from stillhouse.gateway.offering import Offered, Offering
     from stillhouse.gateway.refusals import Dialect
-    from stillhouse.gateway.surfaces import Surface
+    from stillhouse.gateway.surfaces import Asked, RequestPolicy, Surface
     from stillhouse.gateway.terms import TermsDesk
     from stillhouse.gateway.tracing import Tracer
     from stillhouse.limits import SteadyClock
@@ -82,6 +83,10 @@ _READ = frozenset(
     }
 )
 _NOWHERE = Origin()
+_LARGE_BYTES = 131_072  # of a body: reading one of megabytes takes a good part of a second
+# Threads of their own: whatever clients send, the feed of bans and the disk never wait for one.
+_READING = ThreadPoolExecutor(1, "reading")
+_COUNTING = ThreadPoolExecutor(2, "counting")
 
 
 class Gateway:
@@ -164,13 +169,22 @@ class Gateway:
         body = turn.body = await _read(turn, request, offering.bounds.body_bytes)
         now_us = self._clock.now_us()
         tier = self.snapshot.tier(facts)
-        asked = turn.asked = parse_request(surface, body, offering.policy(facts, tier), now_us)
+        policy = offering.policy(facts, tier)
+        if len(body) > _LARGE_BYTES:
+            loop = asyncio.get_running_loop()
+            asked = await loop.run_in_executor(
+                _READING, _parse_slowly, surface, body, policy, now_us
+            )
+        else:
+            asked = parse_request(surface, body, policy, now_us)
+        turn.asked = asked
         offered = offering.models[asked.model]
         turn.model = offered.model
         if offered.tokens.is_slow(asked):  # nobody else waits for it
-            turn.bound = await asyncio.to_thread(_bound, turn, surface, offered)
+            loop = asyncio.get_running_loop()
+            turn.bound = await loop.run_in_executor(_COUNTING, _bound, turn, offered)
         else:
-            turn.bound = _bound(turn, surface, offered)
+            turn.bound = _bound(turn, offered)
         admitted = permit(self.snapshot, offering.rules, facts, self._asking(turn))
         if isinstance(admitted, Refuse):
             raise RefusedError(admitted.code)
@@ -281,8 +295,7 @@ class Gateway:
         if asked.end_user is not None:
             text = f"{facts.account}/{asked.end_user}"
             turn.end_user = self._digest("end-user", text.encode("utf-8", "replace"))
-        text = "\n".join(asked.texts)
-        prompt = self._digest("prompt", text.encode("utf-8", "replace"))[:_PROMPT_BYTES]
+        prompt = self._digest("prompt", asked.whole_prompt)[:_PROMPT_BYTES]
         return Asking(turn.address, _NOWHERE, None, asked.model, turn.bound, prompt, turn.end_user)
 
     def _models(self, turn: Turn, request: Request) -> None:
@@ -411,14 +424,23 @@ class _Random:
         return self._block[start:end]
 
 
-def _bound(turn: Turn, surface: Surface, offered: Offered) -> Bound:
+def _parse_slowly(surface: Surface, body: bytes, policy: RequestPolicy, now_us: int) -> Asked:
+    """Read a large body. Rests as long as it worked: all that time it held the interpreter."""
+    began = time.thread_time()
+    try:
+        return parse_request(surface, body, policy, now_us)
+    finally:
+        time.sleep(time.thread_time() - began)
+
+
+def _bound(turn: Turn, offered: Offered) -> Bound:
     asked, model = turn.asked, offered.model
     if asked is None:
         raise RuntimeError("bounded before it was read")
     tokens_in = offered.tokens.input_tokens(asked)
     if tokens_in > model.context_tokens:
         raise RefusedError("too_many_tokens", f"at most {model.context_tokens}")
-    tokens_out = 0 if surface == "embeddings" else asked.max_tokens * asked.choices
+    tokens_out = asked.most_output_tokens
     money = price(tokens_in, tokens_out, model.price_in_nano, model.price_out_nano)
     return Bound(tokens_in, tokens_out, money)
 

@@ -31,6 +31,7 @@ Measure = Literal[
     "distinct_networks", "concurrency",
 ]  # fmt: skip
 Positive = pydantic.PositiveInt
+NotNegative = pydantic.NonNegativeInt
 _PATH = re.compile(r"/[!-~]{0,200}")
 _HOST = re.compile(r"[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,10}")
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -100,14 +101,14 @@ class Model:
     tokenizer: Path | None = setting(
         "tokenizer.json of the model; bytes bound tokens without", None
     )
-    template_tokens: int = setting("tokens that the chat template adds to a request", 64)
-    template_tokens_per_message: int = setting("tokens that it adds to each message", 16)
+    template_tokens: NotNegative = setting("tokens that the chat template adds to a request", 64)
+    template_tokens_per_message: NotNegative = setting("tokens that it adds to each message", 16)
     tokens_per_image: Positive = setting("declared bound for an image", 4096)
     tokens_per_image_detail: dict[Literal["low", "high", "auto"], Positive] | None = setting(
         "bounds by the detail that is asked for (low, high, auto), where they differ", None
     )
-    price_in_nano: int = setting("nano-dollars for an input token", 0)
-    price_out_nano: int = setting("nano-dollars for an output token", 0)
+    price_in_nano: NotNegative = setting("nano-dollars for an input token", 0)
+    price_out_nano: NotNegative = setting("nano-dollars for an output token", 0)
     reasoning: Reasoning | None = setting("delimiters of hidden reasoning, where it has any", None)
     images: bool = setting("images are accepted, as data: URLs", False, opens=True)
 

@@ -2,7 +2,8 @@
 
 A general server's layers cost about as much as checking the request (docs/log.md). What it takes is
 what its parser (llhttp, strict) takes; bodies are not read before somebody wants them, and what a
-slow client does not read is held up to the transport's bound, then the writer waits.
+slow client does not read is held up to the transport's bound, then the writer waits, and the next
+request too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _HELD_BYTES = 64 * 1024  # of a body that nobody has asked for yet
 _LINGER_BYTES = 8 << 20  # of a body that is refused: who is cut off while sending reads no reply
+_PIECE_BYTES = 16 * 1024  # looked at in one go: it may hold a thousand requests
+_PROGRESS_BYTES = 16 * 1024  # of what waits to be read; less in all that time is no reading
 _FRAMING = 8  # bytes of chunk sizes a byte of body may come with: five where each is a chunk
 _STATUS = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
@@ -198,6 +201,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0  # since when it has nothing to do; 0: it has
         self.request: Request | None = None
         self.writable: asyncio.Future[None] | None = None  # set while the client does not read
+        self.stalled_since = 0.0  # since when it has read next to nothing of what is held for it
+        self._unread_bytes = 0  # held for it at that time
         self._server = server
         self._heading_bytes = 0
         self._body_bytes = 0  # as they came: chunk sizes and trailers counted
@@ -208,6 +213,7 @@ class Connection(asyncio.Protocol):
         self._expects = False
         self._paused = False
         self._last = False
+        self._rest = b""  # came before reading was paused, and is not looked at yet
         self._discarding = 0  # bytes that may still come and are not looked at
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
@@ -228,6 +234,9 @@ class Connection(asyncio.Protocol):
             self._discarding -= len(data)
             if self._discarding <= 0:
                 self.abort()
+            return
+        if len(data) > _PIECE_BYTES:
+            self._take_pieces(data)
             return
         if self.heading_since:
             self._heading_bytes += len(data)
@@ -250,6 +259,15 @@ class Connection(asyncio.Protocol):
             if self._body_bytes > allowed:
                 self.close()
 
+    def _take_pieces(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._transport is None or self._transport.is_closing():
+                return
+            if self._paused:
+                self._rest = data[start:]
+                return
+            self.data_received(data[start : start + _PIECE_BYTES])
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell whoever waits for the client."""
         self._transport = None
@@ -266,12 +284,20 @@ class Connection(asyncio.Protocol):
         """The client reads more slowly than it is written to."""
         if self.writable is None:
             self.writable = asyncio.get_running_loop().create_future()
+            self.stalled_since = time.monotonic()
+            self._unread_bytes = self._held_bytes()
 
     def resume_writing(self) -> None:
         """The client has caught up, or is gone."""
         writable, self.writable = self.writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
+        if self._transport is None:
+            return
+        if self.idle_since:  # it is being closed: the rest is what it has to read now
+            self.idle_since = time.monotonic()
+        if self.request is not None and self.request.ended:
+            self.next(close=False)
 
     # what the parser calls
 
@@ -341,12 +367,15 @@ class Connection(asyncio.Protocol):
 
     def next(self, *, close: bool) -> None:
         """The reply is whole: go on with the next request, or end."""
-        self.request = None
         if close or self._last or self._server.closing:
+            self.request = None
             self._finish()
+        elif self.writable is not None:
+            self.pause()  # who reads no replies gets no more of them: `resume_writing` goes on
         elif self._waiting:
             self._start(self._waiting.popleft())
         else:
+            self.request = None
             self.idle_since = time.monotonic()
             self.resume()
 
@@ -360,17 +389,34 @@ class Connection(asyncio.Protocol):
         """Read again."""
         if self._paused and self._transport is not None:
             self._paused = False
-            self._transport.resume_reading()
+            rest, self._rest = self._rest, b""
+            if rest:
+                self.data_received(rest)
+            if not self._paused and self._transport is not None:
+                self._transport.resume_reading()
 
     def close(self) -> None:
-        """Close once everything is written."""
+        """Close once everything is written; `watch` waits for that no longer than it may."""
         if self._transport is not None:
+            self.idle_since = self.idle_since or time.monotonic()
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def stalls(self, now: float, slow_s: float) -> bool:
+        """Say whether the client has read next to nothing of a whole reply for `slow_s`."""
+        if self.request is not None and not self.request.ended:
+            return False  # a stream: whoever writes it watches
+        held = self._held_bytes()
+        if held <= self._unread_bytes - _PROGRESS_BYTES:
+            self._unread_bytes, self.stalled_since = held, now
+        return self.stalled_since < now - slow_s
+
+    def _held_bytes(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def _finish(self) -> None:
         if self._transport is None or self._latest is None or self._latest.complete:
@@ -406,14 +452,18 @@ class Server:
             lambda: Connection(self), sock=listener, backlog=4096
         )
 
-    def watch(self, heading_s: float) -> None:
-        """Close connections whose headers do not come, and those with nothing to do."""
+    def watch(self, heading_s: float, slow_s: float) -> None:
+        """End connections whose headers do not come, whose replies nobody reads, and idle ones."""
         now = time.monotonic()
         for connection in list(self.connections):
-            if (0.0 < connection.heading_since < now - heading_s) or (
-                0.0 < connection.idle_since < now - self._idle_s
-            ):
-                connection.close()
+            if connection.writable is not None:
+                over = connection.stalls(now, slow_s)
+            else:
+                over = (0.0 < connection.heading_since < now - heading_s) or (
+                    0.0 < connection.idle_since < now - self._idle_s
+                )
+            if over:
+                connection.abort()
 
     async def close(self, wait_s: float) -> None:
         """Accept no more; end what is idle, wait for the rest, then cut it off."""

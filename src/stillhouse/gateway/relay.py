@@ -114,6 +114,7 @@ class Relay:
                     break
                 if out and not request.write(out):
                     turn.sending_since = time.monotonic()
+                    connection.suspend()
                     await request.drain()
                     turn.sending_since = 0.0
             failed = failed or rebuilder.failed
@@ -168,15 +169,15 @@ class Relay:
 
 
 def _feed(rebuilder: ReplyRebuilder, data: bytes, most_tokens: int) -> bytes:
-    if rebuilder.produced.chunks + data.count(b"\n\n") <= most_tokens:
+    # One more than begin in it: one may have begun before. Lines may end in CR, LF or both.
+    if rebuilder.produced.chunks + data.count(b"data:") < most_tokens:
         return rebuilder.feed(data)
-    # Near the end of the reservation: event by event, so that nothing beyond it is served.
-    out, start = [], 0
-    while start < len(data) and rebuilder.produced.chunks <= most_tokens and not rebuilder.done:
-        end = data.find(b"\n\n", start) + 2
-        end = len(data) if end < 2 else end
-        out.append(rebuilder.feed(data[start:end]))
-        start = end
+    # Near the end of the reservation: line by line, so that nothing beyond it is served.
+    out = []
+    for line in data.splitlines(keepends=True):
+        out.append(rebuilder.feed(line))
+        if rebuilder.produced.chunks > most_tokens or rebuilder.done:
+            break
     return b"".join(out)
 
 

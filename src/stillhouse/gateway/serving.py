@@ -128,10 +128,11 @@ def _keep_pauses_short() -> None:
 
 
 async def _watch(main: Server, config: Config) -> None:
-    """Close connections whose headers do not come."""
+    """End connections whose headers do not come, and those whose replies nobody reads."""
+    times = config.timeouts
     while True:
         await asyncio.sleep(_WATCH_S)
-        main.watch(config.timeouts.body_s)
+        main.watch(times.body_s, times.slow_client_s)
 
 
 def _metrics(service: Service) -> Any:

@@ -2,7 +2,7 @@
 
 Two parsers that keep different copies of a repeated key would let one request mean two things, one
 for the checks and one for the model; so repeated keys are refused, and so are NaN, lone surrogates,
-numbers that overflow, invalid UTF-8, and nesting beyond a bound.
+numbers that overflow, invalid UTF-8, and nesting or lists and objects beyond a bound.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from stillhouse.gateway.refusals import RefusedError
 
 MAX_DEPTH = 64
 MAX_BYTES = 16 << 20
+MAX_CONTAINERS = 100_000  # lists and objects; far above any honest conversation and its tools
 
 
 def parse_object(
@@ -23,11 +24,16 @@ def parse_object(
 ) -> dict[str, Any]:
     """Return the JSON object that `body` is.
 
-    Raises `RefusedError`: request_too_large, bad_json (also NaN, lone surrogates, overflowing
-    numbers, invalid UTF-8), too_deep, duplicate_key, bad_request (not an object).
+    Raises `RefusedError`: request_too_large (also too many lists and objects), bad_json (also NaN,
+    lone surrogates, overflowing numbers, invalid UTF-8), too_deep, duplicate_key, bad_request (not
+    an object).
     """
     if len(body) > max_bytes:
         raise RefusedError("request_too_large", f"at most {max_bytes} bytes")
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > MAX_CONTAINERS and _count_brackets(body) > MAX_CONTAINERS:
+        # Before they are made: two million of them take most of a second.
+        raise RefusedError("request_too_large", f"at most {MAX_CONTAINERS} lists and objects")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -37,7 +43,7 @@ def parse_object(
     if type(value) is not dict:
         raise RefusedError("bad_request", "the body is not a JSON object")
     # A body that has few brackets cannot be deep; text may hold many, so only then walk the tree.
-    if body.count(b"{") + body.count(b"[") > max_depth and _depth(value, max_depth) > max_depth:
+    if brackets > max_depth and _depth(value, max_depth) > max_depth:
         raise RefusedError("too_deep", f"at most {max_depth} levels")
     # What is written back has each key once. Equal bytes prove that the body does too; the clients'
     # libraries write compact JSON, so this is the usual case. Otherwise count the pairs of both.
@@ -65,13 +71,20 @@ def parse_lenient(data: bytes) -> dict[str, Any] | None:
 
 
 def count_pairs(document: bytes) -> int:
-    """Return how many key-value pairs a *valid* JSON document writes: its colons outside strings.
+    """Return how many key-value pairs a *valid* document writes: its colons outside strings."""
+    return _outside_strings(document).count(b":")
 
-    All at C speed: without escapes every second piece between quotes is outside of strings.
-    """
+
+def _count_brackets(document: bytes) -> int:
+    outside = _outside_strings(document)
+    return outside.count(b"{") + outside.count(b"[")
+
+
+def _outside_strings(document: bytes) -> bytes:
+    # All at C speed: without escapes every second piece between quotes is outside of strings.
     if b"\\" in document:
         document = document.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b"".join(document.split(b'"')[::2]).count(b":")
+    return b"".join(document.split(b'"')[::2])
 
 
 def _depth(value: Any, stop_above: int) -> int:

@@ -58,10 +58,10 @@ class TokenBound:
             )
         if self._tokenizer is None:
             return asked.input_bytes + extra
-        if asked.tools or asked.schema:
-            # How a template writes them is its own affair: their bytes bound it.
+        if asked.by_bytes:
+            # How a template writes tools and calls is its own affair: their bytes bound it.
             extra += max(0, asked.input_bytes - sum(map(_utf8, asked.texts)))
-        return self.count(asked.texts) + extra
+        return self.count(asked.texts) + asked.token_ids + extra
 
     def count(self, texts: Iterable[str]) -> int:
         """Return the tokens of `texts`; their bytes where there is no tokenizer."""
@@ -73,21 +73,22 @@ class TokenBound:
     def used(self, rebuilder: ReplyRebuilder, *, whole: bool) -> Used:
         """Return what a reply did cost.
 
-        The upstream's own figures where it gave them. What a cut stream brought after the last
-        figure is counted by us, as all is where there is none: by the tokenizer, else by bytes. An
-        unknown prompt is paid at its bound.
+        The upstream's own figures where it gave them. What a stream brought after the last figure
+        is counted by us, as all is where there is none: by the tokenizer, else by bytes, and at
+        most as much as was reserved. An unknown prompt is paid at its bound.
         """
-        usage, produced = rebuilder.usage, rebuilder.produced
-        if usage is None:
-            return Used(None, max(self._counted(rebuilder), produced.chunks))
-        tokens_out = usage.tokens_out
+        usage, produced, most = rebuilder.usage, rebuilder.produced, rebuilder.most_tokens
+        tokens_in = None if usage is None else usage.tokens_in
+        told = None if usage is None else usage.tokens_out
+        if told is None:
+            return Used(tokens_in, min(most, max(self._counted(rebuilder), produced.chunks)))
         since = produced.bytes - rebuilder.billed_bytes
-        if not whole:
-            if since:
-                bounded = tokens_out + since
-                tokens_out = max(tokens_out, min(bounded, self._counted(rebuilder)))
-            tokens_out = max(tokens_out, produced.chunks)
-        return Used(usage.tokens_in, tokens_out)
+        counted = 0
+        if since:
+            counted = min(told + since, self._counted(rebuilder))
+        if since or not whole:
+            counted = max(counted, produced.chunks)
+        return Used(tokens_in, max(told, min(most, counted)))
 
     def _counted(self, rebuilder: ReplyRebuilder) -> int:
         produced = rebuilder.produced

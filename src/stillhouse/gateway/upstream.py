@@ -7,6 +7,7 @@ Redirects are never followed, cookies never kept, nothing of the client's header
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import time
 from typing import TYPE_CHECKING, cast
@@ -61,13 +62,13 @@ class Connection(asyncio.Protocol):
 
         With `commit` once what was taken down so far is written.
         """
-        if self._transport is None or self._transport.is_closing():
-            self._fail("upstream_failed", "the connection is closed")
-            return
         self._chunks.clear()
         self._buffered = self._head_bytes = self.status = 0
         self.complete = self._headers_done = self._touched = self._encoded = False
         self.deadline = deadline
+        if self._transport is None or self._transport.is_closing():
+            self._fail("upstream_failed", "the connection is closed")
+            return
         if commit is None:
             self._transport.write(request)
         else:
@@ -93,10 +94,10 @@ class Connection(asyncio.Protocol):
 
     async def read(self, between_s: float) -> bytes:
         """Return what has arrived of the body; b"" at its end. Raises `UpstreamError`."""
+        self.deadline = time.monotonic() + between_s
         while not self._chunks:
             if self.complete:
                 return b""
-            self.deadline = time.monotonic() + between_s
             await self._wait()
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
@@ -105,6 +106,10 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
         return data
+
+    def suspend(self) -> None:
+        """Nobody waits for the upstream before the next `read`: its time stands still."""
+        self.deadline = math.inf
 
     async def whole(self, most_bytes: int, between_s: float) -> bytes:
         """Return the whole body. Raises `UpstreamError`, also where it has more bytes."""

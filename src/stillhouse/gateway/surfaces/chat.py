@@ -133,12 +133,15 @@ def read_messages(value: Any, prompt: Prompt) -> list[dict[str, Any]]:
             kept["content"] = [_part(part, role, prompt) for part in content]
         elif content is not None or role != "assistant":
             raise RefusedError("bad_request", "a message's content is neither text nor parts")
-        _rest(message, role, kept)
+        _rest(message, role, kept, prompt)
+        if len(kept) > 2:
+            rest = {name: item for name, item in kept.items() if name not in ("role", "content")}
+            prompt.part(rest)
         messages.append(kept)
     return messages
 
 
-def _rest(message: dict[str, Any], role: str, kept: dict[str, Any]) -> None:
+def _rest(message: dict[str, Any], role: str, kept: dict[str, Any], prompt: Prompt) -> None:
     if not message.keys() <= _MESSAGE[role]:
         name = next(iter(message.keys() - _MESSAGE[role]))
         raise RefusedError("unsupported_field", f"messages: {shown_name(name)}")
@@ -154,19 +157,20 @@ def _rest(message: dict[str, Any], role: str, kept: dict[str, Any]) -> None:
     refusal = message.get("refusal")
     if refusal is not None and "content" not in kept:
         # Servers other than OpenAI's know no refusals; the words are what the model said.
-        kept["content"] = short(1 << 20)(refusal, "messages.refusal")
+        refusal = short(1 << 20)(refusal, "messages.refusal")
+        kept["content"] = prompt.text(role, refusal, "messages.refusal")
     calls = message.get("tool_calls")
     if calls not in _EMPTY:
         if type(calls) is not list:
             raise wrong("messages.tool_calls", "a list")
-        kept["tool_calls"] = [_call(call) for call in calls]
+        kept["tool_calls"] = [_call(call, prompt) for call in calls]
     if "content" not in kept:
         if "tool_calls" not in kept:
             raise RefusedError("bad_request", "an assistant message holds neither text nor calls")
         kept["content"] = None
 
 
-def _call(value: Any) -> dict[str, Any]:
+def _call(value: Any, prompt: Prompt) -> dict[str, Any]:
     call = keep_only(value, _CALL, "tool_calls")
     if call.get("type", "function") != "function":
         raise wrong("tool_calls.type", "function")
@@ -179,7 +183,7 @@ def _call(value: Any) -> dict[str, Any]:
         "type": "function",
         "function": {
             "name": tool_name(called.get("name"), "tool_calls.function.name"),
-            "arguments": arguments,
+            "arguments": prompt.text("assistant", arguments, "arguments"),
         },
     }
 

@@ -58,6 +58,7 @@ class Listener:
         tier = asked.tier if tier is None else tier
         self.produced = Produced()
         self.usage: Usage | None = None
+        self.billed_bytes = 0  # of `produced` when the upstream last reported its output
         self.finish_reason: str | None = None
         self.tool_calls = 0
         self.failed: str | None = None
@@ -85,7 +86,8 @@ class Listener:
     def take_text(self, index: int, text: str, entries: Any) -> None:
         """The model said `text`; `entries` are its log-probabilities."""
         produced = self.produced
-        produced.chunks += 1
+        if text or entries:  # with entries alone it is a token that spells nothing yet
+            produced.chunks += 1
         # Counted as it arrives, also what is held back: an abort pays for it.
         produced.text_bytes += len(text) if text.isascii() else utf8_size(text)
         choice = self._choices.get(index) or self._open(index)
@@ -107,7 +109,7 @@ class Listener:
 
     def take_refusal(self, index: int, text: str) -> None:
         """The model declined, in these words."""
-        self.produced.chunks += 1
+        self.produced.chunks += bool(text)
         self.produced.text_bytes += utf8_size(text)
         choice = self._choices.get(index) or self._open(index)
         if choice is not None:
@@ -116,7 +118,7 @@ class Listener:
 
     def take_reasoning(self, index: int, text: str) -> None:
         """The model reasoned, in a field of its own."""
-        self.produced.chunks += 1
+        self.produced.chunks += bool(text)
         choice = self._choices.get(index) or self._open(index)
         if choice is None:
             self.produced.reasoning_bytes += utf8_size(text)
@@ -166,7 +168,7 @@ class Listener:
 
     def take_arguments(self, index: int, slot: int, text: str) -> None:
         """More of a call's arguments, as JSON text."""
-        self.produced.chunks += 1
+        self.produced.chunks += bool(text)
         self.produced.tool_bytes += utf8_size(text)
         choice = self._choices.get(index) or self._open(index)
         if choice is None or not text:
@@ -175,6 +177,15 @@ class Listener:
             self._writer.arguments(index, slot, text)
         elif len(choice.waiting) < _MOST_SLOTS:
             choice.waiting.setdefault(slot, []).append(text)
+
+    def take_usage(self, usage: Usage | None) -> None:
+        """The upstream reported usage; half of one takes nothing back."""
+        known = self.usage
+        if usage is None or usage is known or (usage.tokens_out is None and known is not None):
+            return
+        self.usage = usage
+        if usage.tokens_out is not None:
+            self.billed_bytes = self.produced.bytes
 
     def take_once(self, kind: str, slot: int, part: Any) -> bool:
         """Return True the first time a part is named, and remember it."""

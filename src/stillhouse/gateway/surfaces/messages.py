@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from stillhouse.gateway.refusals import RefusedError
 from stillhouse.gateway.surfaces.fields import (
     Fate,
@@ -196,12 +198,15 @@ def _tool_use_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any]:
     block = keep_only(given, _TOOL_USE, "a tool_use block")
     if type(block.get("input")) is not dict:
         raise wrong("tool_use.input", "an object")
-    return {
+    kept = {
         "type": "tool_use",
         "id": call_id(block.get("id"), "tool_use.id"),
         "name": tool_name(block.get("name"), "tool_use.name"),
         "input": block["input"],
     }
+    prompt.text("assistant", orjson.dumps(block["input"]).decode(), "tool_use.input")
+    prompt.part(kept)
+    return kept
 
 
 def _tool_result_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any]:
@@ -210,6 +215,7 @@ def _tool_result_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any]:
         "type": "tool_result",
         "tool_use_id": call_id(block.get("tool_use_id"), "tool_result.tool_use_id"),
     }
+    prompt.part(kept["tool_use_id"])
     if block.get("content") is not None:
         kept["content"] = _content(block["content"], "tool", prompt, ("text", "image"))
     if block.get("is_error") is not None:
@@ -225,6 +231,9 @@ def _thinking_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any] | N
     opened = prompt.open_blob(block.get("signature"))
     if "t" not in opened:
         raise RefusedError("foreign_reasoning")
+    dialect = prompt.served.dialect
+    sent = "messages" in dialect.surfaces or bool(dialect.history)
+    prompt.thought(opened["t"], sent=sent)
     return {"type": "thinking", "thinking": opened["t"], "signature": opened.get("s", "")}
 
 
@@ -233,6 +242,7 @@ def _redacted_block(given: Any, role: str, prompt: Prompt) -> dict[str, Any]:
     opened = prompt.open_blob(block.get("data"))
     if "d" not in opened:
         raise RefusedError("foreign_reasoning")
+    prompt.part(opened)
     return {"type": "redacted_thinking", "data": opened["d"]}
 
 
@@ -264,9 +274,11 @@ def _tools(value: Any, prompt: Prompt) -> list[dict[str, Any]]:
             "input_schema": prompt.schema(tool.get("input_schema"), "tools.input_schema"),
         }
         if tool.get("description") is not None:
-            kept["description"] = short(1 << 20)(tool["description"], "tools.description")
+            description = short(1 << 20)(tool["description"], "tools.description")
+            kept["description"] = prompt.text("tool", description, "tools.description")
         if tool.get("strict") is not None:
             kept["strict"] = flag(tool["strict"], "tools.strict")
+        prompt.part(kept)
         if tool.get("cache_control") and "cache_control" in prompt.served.dialect.extras:
             kept["cache_control"] = _cache_control(tool["cache_control"])
         tools.append(kept)
@@ -323,6 +335,7 @@ def _output(value: Any, prompt: Prompt) -> tuple[dict[str, Any], bytes | None]:
             "type": "json_schema",
             "schema": prompt.schema(form.get("schema"), "output_config.format.schema"),
         }
+        prompt.part(kept["format"])
         schema = canonical(kept["format"]["schema"])
     return kept, schema
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -34,15 +35,18 @@ class Prompt:
     """Collects what a request's prompt is made of while it is read."""
 
     __slots__ = (
+        "by_bytes",
         "image_chars",
         "images",
         "now_us",
+        "others",
         "policy",
         "refs",
         "roles",
         "served",
         "session",
         "texts",
+        "token_ids",
     )
 
     def __init__(self, policy: RequestPolicy, served: ServedModel, now_us: int, *, refs: bool):
@@ -52,6 +56,9 @@ class Prompt:
         self.refs = refs  # the body holds "$ref" somewhere, so schemas must be searched for it
         self.texts: list[str] = []
         self.roles: list[str] = []
+        self.others: list[bytes] = []
+        self.by_bytes = False
+        self.token_ids = 0
         self.images: list[Image] = []
         self.image_chars = 0
         self.session = b""
@@ -63,6 +70,23 @@ class Prompt:
         self.texts.append(value)
         self.roles.append(role)
         return value
+
+    def part(self, value: Any) -> None:
+        """Take what is said beside texts; a text in it is taken by `text` too."""
+        self.others.append(orjson.dumps(value))
+        self.by_bytes = True
+
+    def tokens(self, ids: list[int]) -> None:
+        """Take one text that came as token ids."""
+        self.others.append(orjson.dumps(ids))
+        self.token_ids += len(ids)
+
+    def thought(self, text: str, *, sent: bool) -> None:
+        """Take reasoning that the client carried along; `sent`: the upstream is given it."""
+        self.part(text)
+        if sent:
+            self.texts.append(text)
+            self.roles.append("assistant")
 
     def image_url(self, url: Any, detail: str) -> str:
         """Take an image by URL: `data:`, or https from a host that the tier may name."""
@@ -76,6 +100,7 @@ class Prompt:
         if found is None or found[1] not in self.policy.tier.image_hosts:
             raise RefusedError("image_refused")
         self._count()
+        self.others.append(url.encode())
         self.images.append(Image("url", 0, detail))
         return url
 
@@ -130,6 +155,7 @@ class Prompt:
             raise RefusedError("image_refused", "invalid base64") from None
         if not raw.startswith(_SIGNATURES[media_type]):
             raise RefusedError("image_refused", f"not {media_type}")
+        self.others.append(sha256(raw).digest())
         self.image_chars += len(data)
         self.images.append(Image(media_type, len(raw), detail))
 
@@ -169,7 +195,7 @@ def function(value: Any, prompt: Prompt, where: str) -> dict[str, Any]:
     if description is not None:
         if type(description) is not str:
             raise wrong(f"{where}.description", "text")
-        kept["description"] = description
+        kept["description"] = prompt.text("tool", description, "a description")
     if value.get("parameters") is not None:
         kept["parameters"] = prompt.schema(value["parameters"], f"{where}.parameters")
     strict = value.get("strict")
@@ -177,6 +203,7 @@ def function(value: Any, prompt: Prompt, where: str) -> dict[str, Any]:
         if type(strict) is not bool:
             raise wrong(f"{where}.strict", "true or false")
         kept["strict"] = strict
+    prompt.part(kept)
     return kept
 
 
@@ -188,9 +215,10 @@ def reply_schema(value: Any, prompt: Prompt, where: str) -> dict[str, Any]:
         "schema": prompt.schema(value.get("schema"), f"{where}.schema"),
     }
     if type(value.get("description")) is str:
-        kept["description"] = value["description"]
+        kept["description"] = prompt.text("tool", value["description"], "a description")
     if type(value.get("strict")) is bool:
         kept["strict"] = value["strict"]
+    prompt.part(kept)
     return kept
 
 

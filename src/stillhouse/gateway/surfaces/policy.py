@@ -187,9 +187,11 @@ class Asked:
 
     (Frozen, each of its fields would cost as much as the whole of it.)
 
-    `texts`: every text of the prompt in order, tool schemas apart, and in `roles` whose each is.
-    `schema`: canonical bytes of the
-    asked reply schema. `end_user` as sent: keep a keyed digest at most; it is never sent on.
+    `texts`: every text of the prompt in order, calls and descriptions of tools included, and in
+    `roles` whose each is. `others`: what is of the prompt beside them (schemas, names, ids, images,
+    token ids), for digests alone; `by_bytes` where its template may write more of it than texts,
+    `token_ids` how many came as such. `schema`: canonical bytes of the asked reply schema.
+    `end_user` as sent: keep a keyed digest at most; it is never sent on.
     `input_bytes`: bytes of `upstream_body` without image data, which bounds the prompt's tokens,
     apart from what the chat template adds per turn. `echo`: what a response object repeats.
     """
@@ -205,6 +207,9 @@ class Asked:
     top_logprobs: int | None
     texts: tuple[str, ...]
     roles: tuple[str, ...]
+    others: tuple[bytes, ...]
+    by_bytes: bool
+    token_ids: int
     turns: int
     images: tuple[Image, ...]
     tools: tuple[str, ...]
@@ -225,6 +230,17 @@ class Asked:
     def tier(self) -> TierPolicy:
         """What the account is sold."""
         return self.policy.tier
+
+    @property
+    def whole_prompt(self) -> bytes:
+        """All by which its prompt differs from another: to be digested."""
+        text = "\n".join(self.texts).encode("utf-8", "replace")
+        return b"\0".join((text, *self.others)) if self.others else text
+
+    @property
+    def most_output_tokens(self) -> int:
+        """What all its choices together may have: no more is reserved or served."""
+        return 0 if self.surface == "embeddings" else self.max_tokens * self.choices
 
     @property
     def upstream_path(self) -> str:

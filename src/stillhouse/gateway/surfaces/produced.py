@@ -10,10 +10,13 @@ _MOST = 2**53
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the upstream counted them: in (cached ones included), out (reasoning included)."""
+    """Tokens as the upstream counted them: in (cached ones included), out (reasoning included).
+
+    `tokens_out` is None where it told the prompt's alone.
+    """
 
     tokens_in: int
-    tokens_out: int
+    tokens_out: int | None
     tokens_cached: int = 0
     tokens_reasoning: int = 0
 
@@ -53,7 +56,7 @@ def openai_usage(given: Any) -> Usage | None:
     wrote = given.get("completion_tokens_details") or given.get("output_tokens_details")
     cached = _count(read, "cached_tokens") if type(read) is dict else 0
     thought = _count(wrote if type(wrote) is dict else given, "reasoning_tokens")
-    return Usage(tokens_in, tokens_out or 0, cached or 0, thought or 0)
+    return Usage(tokens_in, tokens_out, cached or 0, thought or 0)
 
 
 def anthropic_usage(given: Any, before: Usage | None) -> Usage | None:
@@ -65,10 +68,10 @@ def anthropic_usage(given: Any, before: Usage | None) -> Usage | None:
     written = _count(given, "cache_creation_input_tokens") or 0
     details = given.get("output_tokens_details")
     thought = _count(details, "thinking_tokens") if type(details) is dict else 0
-    tokens_out = _count(given, "output_tokens") or 0
+    tokens_out = _count(given, "output_tokens")
     if fresh is None:
-        if before is None:
-            return None
+        if before is None or tokens_out is None:
+            return before
         return Usage(before.tokens_in, tokens_out, before.tokens_cached, thought or 0)
     return Usage(fresh + cached + written, tokens_out, cached, thought or 0)
 

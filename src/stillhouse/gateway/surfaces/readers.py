@@ -158,8 +158,7 @@ def _bill(reply: dict[str, Any], to: Listener) -> None:
     usage = openai_usage(reply.get("usage"))
     if usage is None and "timings" in reply:
         usage = llamacpp_usage(reply["timings"])
-    if usage is not None:
-        to.usage = usage
+    to.take_usage(usage)
     if reply.get("error") is not None:
         to.take_error()
 
@@ -169,7 +168,7 @@ def read_message(reply: dict[str, Any], to: Listener) -> None:
     if reply.get("type") == "error" or reply.get("error") is not None:
         to.take_error()
         return
-    to.usage = anthropic_usage(reply.get("usage"), to.usage)
+    to.take_usage(anthropic_usage(reply.get("usage"), to.usage))
     blocks = reply.get("content")
     if type(blocks) is not list:
         return
@@ -213,12 +212,11 @@ def read_message_event(event: dict[str, Any], to: Listener) -> None:
             _block(block, slot if type(slot) is int else 0, to)
     elif kind == "message_start":
         message = event.get("message")
-        to.usage = anthropic_usage(
-            message.get("usage") if type(message) is dict else None, to.usage
-        )
+        given = message.get("usage") if type(message) is dict else None
+        to.take_usage(anthropic_usage(given, to.usage))
         to.take_start(0)
     elif kind == "message_delta":
-        to.usage = anthropic_usage(event.get("usage"), to.usage)
+        to.take_usage(anthropic_usage(event.get("usage"), to.usage))
         delta = event.get("delta")
         if type(delta) is dict and type(delta.get("stop_reason")) is str:
             reason = _FINISH.get(delta["stop_reason"], "stop")
@@ -257,9 +255,7 @@ def read_response(reply: dict[str, Any], to: Listener) -> None:
 
 
 def _response_end(reply: dict[str, Any], to: Listener) -> None:
-    usage = openai_usage(reply.get("usage"))
-    if usage is not None:
-        to.usage = usage
+    to.take_usage(openai_usage(reply.get("usage")))
     reason = "stop"
     if reply.get("status") == "incomplete":
         details = reply.get("incomplete_details")

@@ -52,8 +52,8 @@ class ReplyRebuilder(Listener):
         random: Callable[[int], bytes] = secrets.token_bytes,
     ):
         super().__init__(asked, reply_id=reply_id, created_s=created_s, tier=tier, random=random)
-        self.billed_bytes = 0  # of `produced` when the upstream last reported usage
         self.done = False
+        self.most_tokens = asked.most_output_tokens
         self._out = self._writer.out
         self._events = EventReader()
         self._read_event = EVENT.get(asked.upstream_surface)
@@ -75,6 +75,7 @@ class ReplyRebuilder(Listener):
             self.failed = "upstream_malformed"
         if self.failed is not None:
             return self._broken(self.failed)
+        self.billed_bytes = self.produced.bytes  # usage is of all of it, wherever it stands
         self.produced.chunks = max(1, self.produced.chunks)
         self._end_choices()
         self.done = True
@@ -143,10 +144,7 @@ class ReplyRebuilder(Listener):
         if type(event) is not dict or self._read_event is None:
             self._fail("upstream_malformed")
             return False
-        usage = self.usage
         self._read_event(event, self)
-        if self.usage is not usage:
-            self.billed_bytes = self.produced.bytes
         if self.failed is not None:
             self._fail(self.failed)
         elif self._ended:

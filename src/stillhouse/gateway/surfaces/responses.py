@@ -1,6 +1,5 @@
 """Requests to OpenAI's /v1/responses, rebuilt from what they may hold. Nothing is stored."""
 
-# ruff: noqa: ARG001  (all checks take what any of them needs)
 from __future__ import annotations
 
 from typing import Any
@@ -217,12 +216,14 @@ def _function_call(value: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
     item = keep_only(value, _CALL, "a function_call")
     if type(item.get("arguments")) is not str:
         raise wrong("function_call.arguments", "text")
-    return {
+    kept = {
         "type": "function_call",
         "call_id": call_id(item.get("call_id"), "function_call.call_id"),
         "name": tool_name(item.get("name"), "function_call.name"),
-        "arguments": item["arguments"],
+        "arguments": prompt.text("assistant", item["arguments"], "function_call.arguments"),
     }
+    prompt.part(kept)
+    return kept
 
 
 def _call_output(value: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
@@ -232,11 +233,9 @@ def _call_output(value: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
         output = [_part(part, "tool", prompt) for part in output]
     else:
         output = prompt.text("tool", output, "function_call_output.output")
-    return {
-        "type": "function_call_output",
-        "call_id": call_id(item.get("call_id"), "function_call_output.call_id"),
-        "output": output,
-    }
+    called = call_id(item.get("call_id"), "function_call_output.call_id")
+    prompt.part(called)
+    return {"type": "function_call_output", "call_id": called, "output": output}
 
 
 def _reasoning_item(value: dict[str, Any], prompt: Prompt) -> dict[str, Any] | None:
@@ -245,9 +244,13 @@ def _reasoning_item(value: dict[str, Any], prompt: Prompt) -> dict[str, Any] | N
         return None  # was shown without being sealed: there is nothing to give back
     opened = prompt.open_blob(item["encrypted_content"])
     if "e" in opened:
+        prompt.part(opened)
         kept = {"type": "reasoning", "summary": [], "encrypted_content": opened["e"]}
         return kept | ({"id": opened["i"]} if "i" in opened else {})
     if "t" in opened:
+        dialect = prompt.served.dialect
+        sent = "responses" in dialect.surfaces or bool(dialect.history)
+        prompt.thought(opened["t"], sent=sent)
         thought = {"type": "reasoning_text", "text": opened["t"]}
         return {"type": "reasoning", "id": "rs_0", "summary": [], "content": [thought]}
     raise RefusedError("foreign_reasoning")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from stillhouse.gateway.refusals import RefusedError
 from stillhouse.gateway.surfaces.chat import read_stream_options
@@ -132,15 +132,16 @@ def read_embedding(given: dict[str, Any], prompt: Prompt) -> Reading:
     upstream_surface = choose_upstream("embeddings", dialect)
     sent, taken = read_fields(given, EMBEDDING_TABLE, dialect.extras)
     asked = taken.get("input")
-    inputs = asked if type(asked) is list else [asked]
+    inputs = asked if type(asked) is list and not _is_tokens(asked) else [asked]
     if not inputs:
         raise RefusedError("bad_request", "input is empty")
-    if not _is_tokens(asked):
-        if len(inputs) > _MOST_INPUTS:
-            raise wrong("input", f"at most {_MOST_INPUTS} texts")
-        for one in inputs:
-            if not _is_tokens(one):
-                prompt.text("user", one, "input")
+    if len(inputs) > _MOST_INPUTS:
+        raise wrong("input", f"at most {_MOST_INPUTS} texts")
+    for one in inputs:
+        if _is_tokens(one):
+            prompt.tokens(one)
+        else:
+            prompt.text("user", one, "input")
     return Reading(
         taken=taken,
         sent=sent,
@@ -149,7 +150,7 @@ def read_embedding(given: dict[str, Any], prompt: Prompt) -> Reading:
     )
 
 
-def _is_tokens(value: Any) -> bool:
+def _is_tokens(value: Any) -> TypeGuard[list[int]]:
     return (
         type(value) is list
         and bool(value)

@@ -177,8 +177,8 @@ def completion_usage(usage: Usage | None) -> dict[str, Any] | None:
         return None
     return {
         "prompt_tokens": usage.tokens_in,
-        "completion_tokens": usage.tokens_out,
-        "total_tokens": usage.tokens_in + usage.tokens_out,
+        "completion_tokens": usage.tokens_out or 0,
+        "total_tokens": usage.tokens_in + (usage.tokens_out or 0),
         "prompt_tokens_details": {"cached_tokens": usage.tokens_cached},
         "completion_tokens_details": {"reasoning_tokens": usage.tokens_reasoning},
     }

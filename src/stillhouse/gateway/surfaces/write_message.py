@@ -176,5 +176,5 @@ def _usage(usage: Usage | None) -> dict[str, int]:
         "input_tokens": usage.tokens_in - min(usage.tokens_cached, usage.tokens_in),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": min(usage.tokens_cached, usage.tokens_in),
-        "output_tokens": usage.tokens_out,
+        "output_tokens": usage.tokens_out or 0,
     }

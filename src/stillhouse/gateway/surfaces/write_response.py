@@ -210,7 +210,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.tokens_in,
         "input_tokens_details": {"cached_tokens": usage.tokens_cached, "cache_write_tokens": 0},
-        "output_tokens": usage.tokens_out,
+        "output_tokens": usage.tokens_out or 0,
         "output_tokens_details": {"reasoning_tokens": usage.tokens_reasoning},
-        "total_tokens": usage.tokens_in + usage.tokens_out,
+        "total_tokens": usage.tokens_in + (usage.tokens_out or 0),
     }
