@@ -308,6 +308,7 @@ def test_the_gate_needs_a_lead_and_readable_replies() -> None:
         ({"student_name": "teacher"}, "share a name"),
         ({"alpha": 0.6}, "alpha"),
         ({"task": dataclasses.replace(LABEL, labels=("yes",))}, "two labels or more"),
+        ({"task": dataclasses.replace(LABEL, labels=("no", "yes", "Yes "))}, "read alike"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_explained(change: dict[str, Any], said: str) -> None:

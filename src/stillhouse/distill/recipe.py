@@ -16,6 +16,7 @@ from stillhouse.distill.surgery import CutSpec
 from stillhouse.distill.training import TrainConfig
 from stillhouse.exchanges import InputError
 from stillhouse.parity import DataSpec, Metric, Split, Task, TaskKind
+from stillhouse.parity.outcomes import check_labels
 from stillhouse.teachers import Permission
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class TaskSpec:
                 f"a label task needs at least two different labels, got {list(self.labels)}",
                 repair="list them under task.labels",
             )
+        check_labels(self.labels)
         if self.schema is None:
             return Task(kind=self.kind, labels=self.labels)
         try:

@@ -27,7 +27,7 @@ from stillhouse.parity.judgement import (
     Score,
     SheetResult,
 )
-from stillhouse.parity.outcomes import count
+from stillhouse.parity.outcomes import check_labels, count
 from stillhouse.parity.scores import (
     MEASURES,
     Floats,
@@ -148,6 +148,7 @@ def _check(
         raise InputError(f"two answer sheets share a name among {', '.join(names)}")
     if config.task.kind == "label" and len(config.task.labels) < 2:
         raise InputError("a label task needs two labels or more", repair="list the task's labels")
+    check_labels(config.task.labels)
     if not 0 < config.alpha < 0.5:
         raise InputError(f"alpha must lie between 0 and 0.5, found {config.alpha!r}")
 

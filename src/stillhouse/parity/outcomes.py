@@ -152,6 +152,20 @@ def parse_label(text: str, labels: Sequence[str], rule: LabelRule = "exact") -> 
     return None
 
 
+def check_labels(labels: Sequence[str]) -> None:
+    """Raise InputError for two labels that no reply can tell apart."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        first = seen.get(_fold(label))
+        if first is not None:
+            raise InputError(
+                f"the labels {first!r} and {label!r} read alike: replies are compared without "
+                "case and surrounding space",
+                repair="keep one of the two in task.labels; data.gold_map can translate the gold",
+            )
+        seen[_fold(label)] = label
+
+
 def parse_document(text: str) -> dict[str, Any] | None:
     """The JSON object a reply is, or None."""
     body = text.strip()
