@@ -371,3 +371,32 @@ def test_a_folder_is_judged_by_bits_per_byte(task: Task, tmp_path: Path) -> None
     assert result.judgement is not None
     assert result.verdict == "non-inferior"
     assert result.judgement["verdict"]["unit"] == "bits/byte"
+
+
+def sheets_to_judge(folder: Path, rows: list[dict[str, str]], judging: str) -> dict[str, str]:
+    """Items, a recipe for `stillhouse judge`, and two sheets: 70 % and 90 % right."""
+    for name, wrong in (("items", []), ("teacher", range(30)), ("student", range(30, 40))):
+        answers = [
+            {"id": r["id"], "text": "no" if n in wrong else "yes"} for n, r in enumerate(rows)
+        ]
+        lines = rows if name == "items" else answers
+        (folder / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in lines))
+    (folder / "judge.yaml").write_text(
+        "name: j\ntask: {kind: label, labels: ['no', 'yes']}\n"
+        f'data: {{path: items.jsonl, id: id, prompt: "{{id}}", gold: gold}}\njudge: {{{judging}}}\n'
+    )
+    return {name: str(folder / f"{name}.jsonl") for name in ("teacher", "student")}
+
+
+@pytest.mark.parametrize("name", ["score.py:f", "score:f"])
+def test_a_score_is_looked_for_beside_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, name: str
+) -> None:
+    rows = [{"id": f"r{n}", "gold": "yes"} for n in range(100)]
+    sources = sheets_to_judge(tmp_path, rows, f"margin: 5, metric: function, function: '{name}'")
+    (tmp_path / "score.py").write_text("def f(text, item):\n    return float(text == item.gold)\n")
+    monkeypatch.chdir("/")
+    found = judge_pair(read_judging(tmp_path / "judge.yaml"), out=tmp_path / "out", **sources)
+    assert found.verdict == "non-inferior"
+    recipe = task(margin=f"metric: function, function: '{name}', margin")
+    assert recipe.judge.function == f"{tmp_path / 'score.py'}:f"

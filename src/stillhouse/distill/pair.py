@@ -22,6 +22,7 @@ from stillhouse.distill.recipe import (
     TeacherSpec,
     key,
     rooted,
+    with_function_path,
     with_model_path,
 )
 from stillhouse.distill.references import with_references
@@ -95,7 +96,9 @@ def read_judging(path: Path) -> Judging:
                 repair=f"judging needs a file of its own, with no more than {own}",
             ) from error
         raise
-    return rooted(found, path.resolve().parent)
+    beside = path.resolve().parent
+    found = rooted(found, beside)
+    return dataclasses.replace(found, judge=with_function_path(found.judge, beside))
 
 
 def judge_pair(

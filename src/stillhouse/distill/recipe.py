@@ -16,6 +16,7 @@ from stillhouse.distill.surgery import CutSpec
 from stillhouse.distill.training import TrainConfig
 from stillhouse.exchanges import InputError
 from stillhouse.parity import DataSpec, Metric, Split, Task, TaskKind
+from stillhouse.parity.functions import beside
 from stillhouse.parity.outcomes import check_labels
 from stillhouse.teachers import Permission
 
@@ -187,7 +188,10 @@ class JudgeSpec:
     )
     min_parseable: float = key("least share of usable teacher replies on validation", 0.95)
     machine_usd_per_hour: float | None = key("price of this machine, for the cost table", None)
-    function: str | None = key("module:function of your own score (metric: function)", None)
+    function: str | None = key(
+        "module:function of your own score (metric: function), beside the recipe; runs your code",
+        None,
+    )
     gold_student: bool | None = key(
         "also train a student on gold answers, for comparison; when absent, where most have one",
         None,
@@ -259,11 +263,12 @@ def _rooted(value: Any, folder: Path) -> Any:
 
 
 def _with_model_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Models are named by text, because some are no paths; those that are lie beside the recipe."""
+    """Models and functions are named by text; those that are files lie beside the recipe."""
     teacher, student = with_model_path(recipe.teacher, folder), recipe.student
+    judge = with_function_path(recipe.judge, folder)
     if student.start != "teacher" and student.package is None:
         student = dataclasses.replace(student, start=str(folder / student.start))
-    return dataclasses.replace(recipe, teacher=teacher, student=student)
+    return dataclasses.replace(recipe, teacher=teacher, student=student, judge=judge)
 
 
 def with_model_path(teacher: TeacherSpec, folder: Path) -> TeacherSpec:
@@ -271,3 +276,10 @@ def with_model_path(teacher: TeacherSpec, folder: Path) -> TeacherSpec:
     if teacher.kind == "endpoint" or teacher.package is not None:
         return teacher
     return dataclasses.replace(teacher, model=str(folder / teacher.model))
+
+
+def with_function_path(judge: JudgeSpec, folder: Path) -> JudgeSpec:
+    """The same section; a function whose file lies in `folder` is named by that file."""
+    if judge.function is None:
+        return judge
+    return dataclasses.replace(judge, function=beside(judge.function, folder))
