@@ -400,3 +400,28 @@ def test_a_score_is_looked_for_beside_the_recipe(
     assert found.verdict == "non-inferior"
     recipe = task(margin=f"metric: function, function: '{name}', margin")
     assert recipe.judge.function == f"{tmp_path / 'score.py'}:f"
+
+
+def test_one_item_without_gold_does_not_change_what_is_judged(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n}", "gold": "yes"} for n in range(100)]
+    del rows[50]["gold"]
+    sources = sheets_to_judge(tmp_path, rows, "margin: 5")
+    found = judge_pair(read_judging(tmp_path / "judge.yaml"), out=tmp_path / "out", **sources)
+    assert found.verdict == "non-inferior", "70 % right against 90 %"
+    assert found.judgement is not None
+    assert found.judgement["verdict"]["items"] == 99
+    assert "1 of 100 items have no gold answer" in found.page.read_text()  # type: ignore[union-attr]
+
+
+def test_one_validation_item_without_gold_does_not_switch_the_check_of_the_teacher_off(
+    task: Task, tmp_path: Path
+) -> None:
+    recipe = task()
+    bare = Run(recipe, tmp_path / "run").splits.validation.items[0].id
+    rows = [orjson.loads(line) for line in (tmp_path / "reviews.jsonl").read_bytes().splitlines()]
+    for row in rows:
+        if row["id"] == bare:
+            del row["label"]
+    (tmp_path / "reviews.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)) + b"\n")
+    run_recipe(recipe, folder=tmp_path / "run", until="curate")
+    assert read(tmp_path / "run", "curate/gate.json")["lead_over"]

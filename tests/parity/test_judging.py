@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -226,8 +227,51 @@ def test_without_gold_the_teacher_is_the_reference() -> None:
     assert found.teacher.scores[0].value == 100
     assert found.student.scores[0].value == pytest.approx(92)
     assert any("no gold" in warning for warning in found.warnings)
-    with pytest.raises(InputError, match="200 of 200 items have no gold"):
+    with pytest.raises(InputError, match="none of the 200 items has a gold answer"):
         judge(items, TEACHER, student, {}, CONFIG)
+
+
+def test_items_without_gold_are_left_out_and_do_not_turn_the_verdict_round() -> None:
+    student = sheet(flipped(GOLDS, range(2)))  # 99 % right, the teacher 95 %
+    items = [dataclasses.replace(i, gold=None) if i.id == "i50" else i for i in ITEMS]
+    found = judge(items, TEACHER, student, {}, CONFIG)
+    assert (found.verdict.outcome, found.verdict.items) == ("non-inferior", 199)
+    assert found.verdict.interval.estimate == pytest.approx(100 * 8 / 199)
+    assert "1 of 200 items have no gold answer and are not judged" in found.warnings[0]
+
+
+def test_items_that_the_teacher_did_not_answer_say_nothing_of_agreement() -> None:
+    items, config = items_of([None] * 200), dataclasses.replace(CONFIG, reference="teacher")
+    mute = sheet([*GOLDS[:30], *["I think it is yes"] * 170])
+    found = judge(items, mute, sheet(flipped(GOLDS, range(10))), {}, config)
+    assert (found.verdict.items, found.student.agreement) == (30, pytest.approx(2 / 3))
+    assert found.verdict.outcome == "inferior"
+    assert "170 of 200 items have no answer of the teacher" in found.warnings[0]
+    assert "(170 unparsed)" in found.warnings[0]
+    assert found.gate.parseable == pytest.approx(0.15)
+    with pytest.raises(InputError, match="none of teacher's 200 answers can be read"):
+        judge(items, sheet(["hm"] * 200), TEACHER, {}, config)
+
+
+def test_an_answer_where_the_teacher_has_none_is_no_loss() -> None:
+    items = items_of([None] * 100)
+    answers = sheet(documents(100))
+    teacher = answers | sheet(["sorry?"] * 20)
+    config = JudgeConfig(task=JSON, margin=5.0, reference="teacher", resamples=400)
+    found = judge(items, teacher, answers, {}, config)
+    assert found.verdict.outcome == "non-inferior"
+    assert found.student.scores[0].value == 100
+
+
+def test_a_users_function_needs_no_reference(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("def f(text, item):\n    return float(text == 'yes')\n")
+    config = dataclasses.replace(
+        CONFIG, primary="function", function=f"{tmp_path / 'score.py'}:f", reference="teacher"
+    )
+    teacher = sheet(["hm"] * 100 + ["yes"] * 100)
+    found = judge(items_of([None] * 200), teacher, sheet(["yes"] * 200), {}, config)
+    assert (found.verdict.items, found.verdict.interval.estimate) == (200, 50)
+    assert [note.metric for note in found.metrics] == ["function"]
 
 
 def test_label_scores_add_the_area_under_the_curve() -> None:

@@ -53,6 +53,7 @@ from stillhouse.parity import (
 )
 from stillhouse.parity.ngram import ngram_answers
 from stillhouse.parity.report import ReportInputs, write_report
+from stillhouse.parity.sheets import reference_of
 from stillhouse.parity.standing import STUDENTS, standing
 from stillhouse.teachers import RecordedTeacher, answers_alone, open_journal
 from stillhouse.teachers.chat import ChatRequest, Sampling
@@ -141,7 +142,7 @@ def judge_pair(
                 margin=spec.margin,
                 primary=spec.metric,
                 function=spec.function,
-                reference="gold" if all(item.gold is not None for item in items) else "teacher",
+                reference=reference_of(items),
                 teacher_lead=None,
                 min_parseable=spec.min_parseable,
                 constrained=tuple(

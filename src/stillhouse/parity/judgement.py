@@ -24,10 +24,10 @@ class JudgeConfig:
 
     `margin`, in the primary metric's unit (5.0 is five points), is the loss that still counts as
     equal. `metrics` are measured beside the primary one; by default all that apply. `function` is
-    `module:function` for the metric "function". `reference`: judge against `gold`, or against the
-    `teacher`'s own answers where there is no gold. `constrained` names the sheets that were
-    obtained under a response schema. `validation` is the gate found on validation items; without
-    it the gate is computed on the judged items.
+    `module:function` for the metric "function". `reference`: judge the items with `gold` by it, or,
+    where there is none, those that the `teacher` answered by its own answers. `constrained` names
+    the sheets that were obtained under a response schema. `validation` is the gate found on
+    validation items; without it the gate is computed on the judged items.
     """
 
     task: Task

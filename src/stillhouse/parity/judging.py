@@ -27,7 +27,7 @@ from stillhouse.parity.judgement import (
     Score,
     SheetResult,
 )
-from stillhouse.parity.outcomes import check_labels, count
+from stillhouse.parity.outcomes import Counts, check_labels, count
 from stillhouse.parity.scores import (
     MEASURES,
     Floats,
@@ -38,7 +38,14 @@ from stillhouse.parity.scores import (
     estimate,
     find_measure,
 )
-from stillhouse.parity.sheets import Bench, Sheet, channel_scores, open_bench, read_sheets
+from stillhouse.parity.sheets import (
+    Bench,
+    Sheet,
+    channel_scores,
+    judged_rows,
+    open_bench,
+    read_sheets,
+)
 from stillhouse.parity.verdict import TeacherGate, decide, teacher_gate
 from stillhouse.statistics import Interval
 
@@ -60,16 +67,16 @@ def judge(
     """Score every sheet with the same code, compare them in pairs, and give the verdict.
 
     `student_answers` may be one sheet a training seed: their mean is judged, their spread widens
-    the interval. The same inputs and `config.seed` give the same judgement. Raises InputError for
-    items without the reference they need, sheets that answer other items, and metrics that do not
-    fit the task.
+    the interval. Items without a reference are not judged, and their number is a warning. The same
+    inputs and `config.seed` give the same judgement. Raises InputError where no item has a
+    reference, for sheets that answer other items, and for metrics that do not fit the task.
     """
-    judged = tuple(items.items if isinstance(items, TestSplit) else items)
+    given = tuple(items.items if isinstance(items, TestSplit) else items)
     students = [student_answers] if isinstance(student_answers, Mapping) else list(student_answers)
-    _check(judged, students, baselines, config)
+    _check(given, students, baselines, config)
     sheets = read_sheets(
         config.task,
-        judged,
+        given,
         {
             config.teacher_name: [teacher_answers],
             config.student_name: students,
@@ -78,10 +85,18 @@ def judge(
         label_rule=config.label_rule,
         constrained=config.constrained,
     )
-    teacher, student = sheets[config.teacher_name], sheets[config.student_name]
-    bench = open_bench(config.task, judged, teacher, config.reference)
+    parsed = sheets[config.teacher_name].seeds[0]
     measures = _measures(config)
     primary = measures[0]
+    rows = list(range(len(given)))
+    if primary.name != "function":  # which needs no reference
+        rows = judged_rows(given, sheets[config.teacher_name], config.reference)
+    judged = tuple(given[row] for row in rows)
+    sheets = {name: sheet.subset(rows) for name, sheet in sheets.items()}
+    teacher, student = sheets[config.teacher_name], sheets[config.student_name]
+    bench = open_bench(config.task, judged, teacher, config.reference)
+    if None in bench.references:
+        measures = measures[:1]
     results, notes = _score_all(bench, sheets, measures, config)
     pairs = _pairs(teacher, student, [sheets[name] for name in baselines])
     comparisons = tuple(
@@ -93,7 +108,7 @@ def judge(
         )
         for left, right in pairs
     )
-    gate = config.validation or _gate_on_test(results, primary, config)
+    gate = config.validation or _gate_on_test(results, count(parsed).parseable, primary, config)
     whole = find_measure(WHOLE_ANSWER[config.task.kind], config.task.kind)
     return Judgement(
         verdict=decide(
@@ -122,7 +137,7 @@ def judge(
         tally=tally(bench.values(teacher, whole)[0] == 1.0, bench.values(student, whole)[0] == 1.0),
         gate=gate,
         gate_on="test" if config.validation is None else "validation",
-        warnings=_warnings(results, gate, config),
+        warnings=(*_not_judged(count(parsed), bench, config), *_warnings(results, gate, config)),
         metrics=notes,
         config=config,
     )
@@ -288,17 +303,31 @@ def _pairs(teacher: Sheet, student: Sheet, baselines: Sequence[Sheet]) -> list[t
 
 
 def _gate_on_test(
-    results: Sequence[SheetResult], primary: Measure, config: JudgeConfig
+    results: Sequence[SheetResult], parseable: float, primary: Measure, config: JudgeConfig
 ) -> TeacherGate:
     values = {result.name: result.scores[0].value for result in results}
     trivial = {n: v for n, v in values.items() if n in TRIVIAL and primary.better == "higher"}
     return teacher_gate(
         values[config.teacher_name],
         trivial,
-        results[0].counts[0].parseable,
+        parseable,
         lead=config.teacher_lead,
         least_parseable=config.min_parseable,
     )
+
+
+def _not_judged(teacher: Counts, bench: Bench, config: JudgeConfig) -> tuple[str, ...]:
+    """How many of the given items have no reference, and what the verdict is about then."""
+    left, given = teacher.items - len(bench.items), teacher.items
+    if not left:
+        return ()
+    why = "no gold answer"
+    if config.reference == "teacher":
+        ways = ("unparsed", "refused", "failed", "missing")
+        told = (f"{getattr(teacher, way)} {way}" for way in ways if getattr(teacher, way))
+        why = f"no answer of the teacher that can be read ({', '.join(told)})"
+    rest = f"the verdict is about items like the other {len(bench.items)}"
+    return (f"{left} of {given} items have {why} and are not judged: {rest}",)
 
 
 def _warnings(
@@ -323,7 +352,7 @@ def _warnings(
         found.append("two training seeds: their spread is poorly known")
     if config.margin_record is None:
         found.append("nothing records that the margin was fixed before the answers were seen")
-    if config.reference == "teacher":
+    if config.reference == "teacher" and config.primary != "function":
         found.append(
             "there is no gold: the teacher's own answers are the reference, so its score is "
             "perfect by definition and the difference measures agreement only"

@@ -34,6 +34,7 @@ from stillhouse.parity import (
     write_answers,
 )
 from stillhouse.parity.scores import default_metric
+from stillhouse.parity.sheets import reference_of
 from stillhouse.parity.standing import standing
 from stillhouse.teachers import answers_alone
 
@@ -133,7 +134,7 @@ def judge_config(run: Run) -> JudgeConfig:
         primary=spec.metric,
         function=spec.function,
         label_rule=run.recipe.curate.label_rule,
-        reference="gold" if all(i.gold is not None for i in judged_items(run)) else "teacher",
+        reference=reference_of(judged_items(run)),
         margin_record=MarginRecord(
             recipe_digest=manifest["recipe_digest"], recorded_at=manifest["started"]
         ),
