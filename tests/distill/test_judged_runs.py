@@ -425,3 +425,33 @@ def test_one_validation_item_without_gold_does_not_switch_the_check_of_the_teach
     (tmp_path / "reviews.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)) + b"\n")
     run_recipe(recipe, folder=tmp_path / "run", until="curate")
     assert read(tmp_path / "run", "curate/gate.json")["lead_over"]
+
+
+def test_a_margin_that_was_moved_after_results_is_not_called_fixed_before_the_run(
+    task: Task, tmp_path: Path
+) -> None:
+    recipe = task()
+
+    def judged(margin: float, until: str | None = None) -> Any:
+        claim = dataclasses.replace(recipe.judge, margin=margin)
+        found = run_recipe(
+            dataclasses.replace(recipe, judge=claim),
+            folder=tmp_path / "run",
+            until=until,
+            accept_changes=True,
+        )
+        return found.judgement and (found.judgement["verdict"], found.page)
+
+    judged(5, until="plan")
+    first, page = judged(40)  # nothing was answered yet: this is the claim
+    assert "the margin fixed before the run allows 40.0 points" in first["sentence"]
+    assert "Margin fixed" in page.read_text()
+    manifest = read(tmp_path / "run", "manifest.json")
+    del manifest["claims"]  # as earlier versions wrote it
+    (tmp_path / "run" / "manifest.json").write_bytes(orjson.dumps(manifest))
+    moved, page = judged(99)
+    told = "the margin, changed after results were there (before: 40 by accuracy), allows 99.0"
+    assert told in moved["sentence"]
+    assert moved["margin_record"]["recorded_at"] == first["margin_record"]["recorded_at"]
+    assert "after results were there</strong>; fixed before them" in page.read_text()
+    assert judged(40)[0]["sentence"] == first["sentence"]

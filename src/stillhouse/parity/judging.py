@@ -352,6 +352,12 @@ def _warnings(
         found.append("two training seeds: their spread is poorly known")
     if config.margin_record is None:
         found.append("nothing records that the margin was fixed before the answers were seen")
+    elif config.margin_record.changed_at is not None:
+        found.append(
+            "margin or metric were changed after answers to the test items were there: this is no "
+            f"test of what was claimed before them, {config.margin_record.margin:g} by "
+            f"{config.margin_record.metric}"
+        )
     if config.reference == "teacher" and config.primary != "function":
         found.append(
             "there is no gold: the teacher's own answers are the reference, so its score is "

@@ -27,10 +27,17 @@ PARSEABLE = 0.95  # share
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarginRecord:
-    """When and where the margin was fixed: the digest of the recipe that holds it."""
+    """When and where the margin was fixed: the digest of the recipe that holds it.
+
+    Where margin or metric were changed with answers to the test items there, `changed_at` says
+    when, and `margin` and `metric` what was claimed before.
+    """
 
     recipe_digest: str
     recorded_at: str  # ISO 8601, UTC
+    margin: float | None = None
+    metric: str | None = None
+    changed_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +109,7 @@ def decide(
             names,
             measure.unit,
             sure=f"{100 * (1 - alpha):.0f} % confidence",
-            allowed=("the margin" if margin_record is None else "the margin fixed before the run")
-            + f" allows {amount(margin, measure.unit)}",
+            allowed=f"{_the_margin(margin_record)} allows {amount(margin, measure.unit)}",
         ),
         metric=measure.name,
         unit=measure.unit,
@@ -159,6 +165,15 @@ def _items_needed(reach: float, margin: float, items: int, alpha: float) -> int:
 def amount(value: float, unit: str) -> str:
     """A difference in the words of its unit: `2.1 points`, `0.031 bits/byte`."""
     return f"{value:.1f} points" if unit == "points" else f"{value:.3f} {unit}"
+
+
+def _the_margin(record: MarginRecord | None) -> str:
+    if record is None:
+        return "the margin"
+    if record.changed_at is None:
+        return "the margin fixed before the run"
+    before = f"{record.margin:g} by {record.metric}"
+    return f"the margin, changed after results were there (before: {before}),"
 
 
 def _sentence(
