@@ -406,3 +406,15 @@ def test_a_student_that_is_not_shown_to_be_faster_is_not_called_so() -> None:
 def test_no_verdict_on_a_teacher_where_no_lead_was_demanded() -> None:
     page = render_page(dataclasses.replace(full(), judgement=judgement(teacher_lead=None)))
     assert "Not asked: no lead over these was demanded, on test items" in page
+
+
+def test_one_group_is_not_many_draws(tmp_path: Path) -> None:
+    items = items_of(GOLDS, groups=1)
+    found = judge(items, sheet(GOLDS), sheet(flipped(GOLDS, range(3))), {}, CONFIG)
+    assert found.verdict.sentence.startswith("Within the one group tested, the student loses")
+    assert "all 200 items are of one group ('g0')" in found.warnings[0]
+    files = write_report(tmp_path, ReportInputs(title="t", judgement=found, created="today"))
+    page, card = files.page.read_text(), write_model_card(tmp_path, files.data).read_text()
+    assert "other items of the one group here, and of no other group" in page
+    assert "in one group" in page
+    assert "in one group" in card

@@ -137,7 +137,11 @@ def judge(
         tally=tally(bench.values(teacher, whole)[0] == 1.0, bench.values(student, whole)[0] == 1.0),
         gate=gate,
         gate_on="test" if config.validation is None else "validation",
-        warnings=(*_not_judged(count(parsed), bench, config), *_warnings(results, gate, config)),
+        warnings=(
+            *_one_group(bench),
+            *_not_judged(count(parsed), bench, config),
+            *_warnings(results, gate, config),
+        ),
         metrics=notes,
         config=config,
     )
@@ -290,7 +294,7 @@ def _clusters(bench: Bench) -> tuple[str, ...] | None:
     """The groups of the items; None where each item is its own, or all are in one.
 
     Within one group (a slice by layout, say) the claim is about that group, and its items are the
-    sampled units.
+    sampled units. Where all that is judged is one group, sentence and warnings say so.
     """
     groups = len(set(bench.clusters))
     return None if groups in (1, len(bench.items)) else bench.clusters
@@ -314,6 +318,14 @@ def _gate_on_test(
         lead=config.teacher_lead,
         least_parseable=config.min_parseable,
     )
+
+
+def _one_group(bench: Bench) -> tuple[str, ...]:
+    groups = set(bench.clusters)
+    if len(groups) > 1 or len(bench.items) == 1:
+        return ()
+    rest = "how groups differ is not known, so the verdict is about items of this group alone"
+    return (f"all {len(bench.items)} items are of one group ({groups.pop()!r}): {rest}",)
 
 
 def _not_judged(teacher: Counts, bench: Bench, config: JudgeConfig) -> tuple[str, ...]:

@@ -108,6 +108,7 @@ def decide(
             interval,
             names,
             measure.unit,
+            one_group=groups == 1 < items,
             sure=f"{100 * (1 - alpha):.0f} % confidence",
             allowed=f"{_the_margin(margin_record)} allows {amount(margin, measure.unit)}",
         ),
@@ -182,6 +183,7 @@ def _sentence(
     names: tuple[str, str],
     unit: str,
     *,
+    one_group: bool,
     sure: str,
     allowed: str,
 ) -> str:
@@ -199,7 +201,7 @@ def _sentence(
             f"{student} may lose up to {lost} against {teacher} ({sure}), and {allowed}: "
             "these items do not settle it."
         )
-    return _capital(found)
+    return f"Within the one group tested, {found}" if one_group else _capital(found)
 
 
 def _capital(text: str) -> str:
