@@ -455,3 +455,10 @@ def test_a_margin_that_was_moved_after_results_is_not_called_fixed_before_the_ru
     assert moved["margin_record"]["recorded_at"] == first["margin_record"]["recorded_at"]
     assert "after results were there</strong>; fixed before them" in page.read_text()
     assert judged(40)[0]["sentence"] == first["sentence"]
+
+
+def test_a_run_may_be_judged_by_auc(task: Task, tmp_path: Path) -> None:
+    local = "kind: local, model: small-model, answer: score"
+    found = run_recipe(task(local, margin="metric: auc, margin"), folder=tmp_path / "run")
+    assert found.judgement is not None
+    assert "needs label scores" in found.judgement["absent"]["majority"]

@@ -93,7 +93,10 @@ class MetricNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What `judge` found. Comparisons are on the primary metric, the verdict's own first."""
+    """What `judge` found. Comparisons are on the primary metric, the verdict's own first.
+
+    `absent`: baselines on which that metric is not defined, and why.
+    """
 
     verdict: Verdict
     sheets: tuple[SheetResult, ...]
@@ -106,6 +109,7 @@ class Judgement:
     warnings: tuple[str, ...]
     metrics: tuple[MetricNote, ...]
     config: JudgeConfig
+    absent: dict[str, str] = field(default_factory=dict)
 
     @property
     def teacher(self) -> SheetResult:

@@ -97,8 +97,8 @@ def judge(
     bench = open_bench(config.task, judged, teacher, config.reference)
     if None in bench.references:
         measures = measures[:1]
-    results, notes = _score_all(bench, sheets, measures, config)
-    pairs = _pairs(teacher, student, [sheets[name] for name in baselines])
+    results, notes, absent = _score_all(bench, sheets, measures, config)
+    pairs = _pairs(teacher, student, [sheets[name] for name in baselines if name not in absent])
     comparisons = tuple(
         Comparison(
             left=left.name,
@@ -143,6 +143,7 @@ def judge(
             *_warnings(results, gate, config),
         ),
         metrics=notes,
+        absent=absent,
         config=config,
     )
 
@@ -194,10 +195,14 @@ def _measure(name: Metric, config: JudgeConfig) -> Measure:
 
 def _score_all(
     bench: Bench, sheets: Mapping[str, Sheet], measures: Sequence[Measure], config: JudgeConfig
-) -> tuple[tuple[SheetResult, ...], tuple[MetricNote, ...]]:
-    """Every measure on every sheet; only the primary one must be defined on all of them."""
+) -> tuple[tuple[SheetResult, ...], tuple[MetricNote, ...], dict[str, str]]:
+    """Every measure on every sheet, and why a baseline was left out.
+
+    The primary measure must be defined on teacher and student; a baseline without it is left out.
+    """
     teacher = sheets[config.teacher_name]
     results: list[SheetResult] = []
+    absent: dict[str, str] = {}
     skipped: dict[str, dict[str, str]] = {measure.name: {} for measure in measures}
     for sheet in sheets.values():
         scores = []
@@ -205,11 +210,17 @@ def _score_all(
             try:
                 scores.append(_score(bench, sheet, measure, config))
             except InputError as error:
-                if measure is measures[0]:
-                    raise InputError(
-                        f"{sheet.name}: {error.message}", place=error.place, repair=error.repair
-                    ) from error
-                skipped[measure.name][sheet.name] = error.message
+                if measure is not measures[0]:
+                    skipped[measure.name][sheet.name] = error.message
+                    continue
+                if _role(sheet.name, config) == "baseline":
+                    absent[sheet.name] = error.message
+                    break
+                raise InputError(
+                    f"{sheet.name}: {error.message}", place=error.place, repair=error.repair
+                ) from error
+        if sheet.name in absent:
+            continue
         results.append(
             SheetResult(
                 name=sheet.name,
@@ -230,9 +241,9 @@ def _score_all(
             skipped=skipped[measure.name],
         )
         for measure in measures
-        if len(skipped[measure.name]) < len(sheets)
+        if len(skipped[measure.name]) < len(results)
     )
-    return tuple(results), notes
+    return tuple(results), notes, absent
 
 
 def _score(bench: Bench, sheet: Sheet, measure: Measure, config: JudgeConfig) -> Score:
