@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.parity.answers import Answers
-from stillhouse.parity.comparisons import Comparison, compare, scaled, spread_over_seeds
+from stillhouse.parity.comparisons import Compared, Comparison, compare, spread_over_seeds
 from stillhouse.parity.findings import slice_rows, tally, worst_disagreements
 from stillhouse.parity.functions import load_measure
 from stillhouse.parity.items import Item, TaskKind, TestSplit
@@ -47,7 +47,6 @@ from stillhouse.parity.sheets import (
     read_sheets,
 )
 from stillhouse.parity.verdict import TeacherGate, decide, teacher_gate
-from stillhouse.statistics import Interval
 
 WHOLE_ANSWER: dict[TaskKind, Metric] = {
     "label": "accuracy",
@@ -99,20 +98,18 @@ def judge(
         measures = measures[:1]
     results, notes, absent = _score_all(bench, sheets, measures, config)
     pairs = _pairs(teacher, student, [sheets[name] for name in baselines if name not in absent])
+    found = [_difference(bench, left, right, primary, config) for left, right in pairs]
     comparisons = tuple(
         Comparison(
-            left=left.name,
-            right=right.name,
-            metric=primary.name,
-            interval=_difference(bench, left, right, primary, config),
+            left=left.name, right=right.name, metric=primary.name, interval=difference.interval
         )
-        for left, right in pairs
+        for (left, right), difference in zip(pairs, found, strict=True)
     )
     gate = config.validation or _gate_on_test(results, count(parsed).parseable, primary, config)
     whole = find_measure(WHOLE_ANSWER[config.task.kind], config.task.kind)
     return Judgement(
         verdict=decide(
-            comparisons[0].interval,
+            found[0],
             config.margin,
             primary,
             alpha=config.alpha,
@@ -129,7 +126,7 @@ def judge(
             teacher,
             student,
             primary,
-            lambda part, left, right: _difference(part, left, right, primary, config),
+            lambda part, left, right: _difference(part, left, right, primary, config).interval,
         ),
         disagreements=worst_disagreements(
             bench, teacher, student, _lost(bench, teacher, student, primary), config.disagreements
@@ -250,7 +247,7 @@ def _score(bench: Bench, sheet: Sheet, measure: Measure, config: JudgeConfig) ->
     values_SNK = bench.values(sheet, measure)
     nothing_SNK = values_SNK[:1].copy()
     nothing_SNK[..., 0] = 0.0  # of a ratio the denominator stays
-    interval = _interval(bench, values_SNK, nothing_SNK, measure, config, measure.scale)
+    interval = _compare(bench, values_SNK, nothing_SNK, measure, config, measure.scale).interval
     if measure.unit == "points":
         interval = dataclasses.replace(
             interval, low=max(0.0, interval.low), high=min(100.0, interval.high)
@@ -265,20 +262,20 @@ def _score(bench: Bench, sheet: Sheet, measure: Measure, config: JudgeConfig) ->
 
 def _difference(
     bench: Bench, left: Sheet, right: Sheet, measure: Measure, config: JudgeConfig
-) -> Interval:
+) -> Compared:
     left_SNK, right_SNK = bench.values(left, measure), bench.values(right, measure)
-    return _interval(bench, left_SNK, right_SNK, measure, config, measure.gain)
+    return _compare(bench, left_SNK, right_SNK, measure, config, measure.gain)
 
 
-def _interval(
+def _compare(
     bench: Bench,
     left_SNK: Floats,
     right_SNK: Floats,
     measure: Measure,
     config: JudgeConfig,
     gain: float,
-) -> Interval:
-    interval = compare(
+) -> Compared:
+    found = compare(
         left_SNK,
         right_SNK,
         _clusters(bench),
@@ -287,7 +284,7 @@ def _interval(
         rng=np.random.default_rng(config.seed),
         resamples=config.resamples,
     )
-    return scaled(interval, gain)
+    return found.scaled(gain)
 
 
 def _lost(bench: Bench, teacher: Sheet, student: Sheet, measure: Measure) -> Floats:
