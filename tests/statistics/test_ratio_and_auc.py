@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -165,6 +166,18 @@ def test_leaving_out_a_cluster_is_really_that(seed: int) -> None:
     assert interval.method == "cr2"
     assert interval.estimate == pytest.approx(everything)
     assert (interval.high - interval.low) / 2 == pytest.approx(1.894579 * error, rel=1e-5)
+
+
+def test_many_items_in_few_clusters_are_resampled_in_little_memory() -> None:
+    r = rng(3)
+    labels = (r.random(20_000) < 0.5).astype(float)
+    a, b = labels + r.normal(size=(2, 20_000))
+    codes = np.arange(20_000) % 30
+    tracemalloc.start()
+    auc_difference(a, b, labels, clusters=codes.tolist(), rng=r, resamples=400)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6, "400 resamples of 20,000 items at once are 64 MB an array"
 
 
 def test_two_perfect_rankings_do_not_collapse() -> None:
