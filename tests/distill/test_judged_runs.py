@@ -462,3 +462,14 @@ def test_a_run_may_be_judged_by_auc(task: Task, tmp_path: Path) -> None:
     found = run_recipe(task(local, margin="metric: auc, margin"), folder=tmp_path / "run")
     assert found.judgement is not None
     assert "needs label scores" in found.judgement["absent"]["majority"]
+
+
+def test_the_file_of_judge_says_how_labels_are_read(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n}", "gold": "yes"} for n in range(100)]
+    sources = sheets_to_judge(tmp_path, rows, "margin: 5")
+    chatty = (tmp_path / "student.jsonl").read_text().replace('"yes"', '"Yes, it is."')
+    (tmp_path / "student.jsonl").write_text(chatty)
+    path = tmp_path / "judge.yaml"
+    assert judge_pair(read_judging(path), out=tmp_path / "one", **sources).verdict == "inferior"
+    path.write_text(path.read_text() + "label_rule: first_word\n")
+    assert judge_pair(read_judging(path), out=tmp_path / "two", **sources).verdict == "non-inferior"

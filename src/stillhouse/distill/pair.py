@@ -52,6 +52,7 @@ from stillhouse.parity import (
     write_answers,
 )
 from stillhouse.parity.ngram import ngram_answers
+from stillhouse.parity.outcomes import LabelRule
 from stillhouse.parity.report import ReportInputs, write_report
 from stillhouse.parity.sheets import reference_of
 from stillhouse.parity.standing import STUDENTS, standing
@@ -80,6 +81,7 @@ class Judging:
         "other items with gold answers, for baselines that learn from them", None
     )
     judge: JudgeSpec = key("what is claimed")
+    label_rule: LabelRule = key("how a label is read: exact, or the reply's first_word", "exact")
     max_tokens: int = key("longest reply of a model folder", 256)
     budget: BudgetSpec = key("caps on what endpoints may cost", BudgetSpec)
 
@@ -142,6 +144,7 @@ def judge_pair(
                 margin=spec.margin,
                 primary=spec.metric,
                 function=spec.function,
+                label_rule=judging.label_rule,
                 reference=reference_of(items),
                 teacher_lead=None,
                 min_parseable=spec.min_parseable,
