@@ -61,6 +61,12 @@ def test_a_models_name_keeps_its_spelling_in_the_sentence() -> None:
     assert "fixed before the run" not in sentence
 
 
+@pytest.mark.parametrize(("alpha", "sure"), [(0.005, "99.5 %"), (0.025, "97.5 %"), (0.05, "95 %")])
+def test_the_confidence_is_told_as_it_is(alpha: float, sure: str) -> None:
+    found = judge(ITEMS, TEACHER, TEACHER, {}, dataclasses.replace(CONFIG, alpha=alpha))
+    assert f"({sure} confidence)" in found.verdict.sentence
+
+
 def test_a_much_worse_student_is_inferior() -> None:
     found = judge(ITEMS, TEACHER, sheet(flipped(GOLDS, range(80))), {}, CONFIG)
     assert found.verdict.outcome == "inferior"

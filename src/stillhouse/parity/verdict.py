@@ -111,7 +111,7 @@ def decide(
             names,
             measure.unit,
             one_group=groups == 1 < items,
-            sure=f"{100 * (1 - alpha):.0f} % confidence",
+            sure=f"{100 * (1 - alpha):g} % confidence",
             allowed=f"{_the_margin(margin_record)} allows {amount(margin, measure.unit)}",
         ),
         metric=measure.name,
