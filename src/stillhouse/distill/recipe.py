@@ -189,8 +189,7 @@ class JudgeSpec:
     min_parseable: float = key("least share of usable teacher replies on validation", 0.95)
     machine_usd_per_hour: float | None = key("price of this machine, for the cost table", None)
     function: str | None = key(
-        "module:function of your own score (metric: function), beside the recipe; runs your code",
-        None,
+        "module:function of your own score (metric: function), beside the recipe or installed", None
     )
     gold_student: bool | None = key(
         "also train a student on gold answers, for comparison; when absent, where most have one",
