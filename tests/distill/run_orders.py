@@ -127,7 +127,7 @@ def results(run: Path) -> dict[str, str]:
 # An attempt's own notes; and what times and free space are measured anew by each attempt.
 NOT_RESULTS = {"started.json", "done.json", "reading.times", ".lock"}
 MEASURED = {
-    "manifest.json": {"started", "machine"},
+    "manifest.json": {"started", "machine", "claims"},
     "plan.json": {"machine", "speeds", "seconds"},
     "result.json": {"seconds"},
     "cost.json": {"teacher", "student", "training", "speedup"},

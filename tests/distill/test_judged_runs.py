@@ -434,3 +434,105 @@ def test_a_folder_is_judged_by_bits_per_byte(task: Task, tmp_path: Path) -> None
     assert result.judgement is not None
     assert result.verdict == "non-inferior"
     assert result.judgement["verdict"]["unit"] == "bits/byte"
+
+
+def sheets_to_judge(folder: Path, rows: list[dict[str, str]], judging: str) -> dict[str, str]:
+    """Items, a recipe for `stillhouse judge`, and two sheets: 70 % and 90 % right."""
+    for name, wrong in (("items", []), ("teacher", range(30)), ("student", range(30, 40))):
+        answers = [
+            {"id": r["id"], "text": "no" if n in wrong else "yes"} for n, r in enumerate(rows)
+        ]
+        lines = rows if name == "items" else answers
+        (folder / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in lines))
+    (folder / "judge.yaml").write_text(
+        "name: j\ntask: {kind: label, labels: ['no', 'yes']}\n"
+        f'data: {{path: items.jsonl, id: id, prompt: "{{id}}", gold: gold}}\njudge: {{{judging}}}\n'
+    )
+    return {name: str(folder / f"{name}.jsonl") for name in ("teacher", "student")}
+
+
+@pytest.mark.parametrize("name", ["score.py:f", "score:f"])
+def test_a_score_is_looked_for_beside_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, name: str
+) -> None:
+    rows = [{"id": f"r{n}", "gold": "yes"} for n in range(100)]
+    sources = sheets_to_judge(tmp_path, rows, f"margin: 5, metric: function, function: '{name}'")
+    (tmp_path / "score.py").write_text("def f(text, item):\n    return float(text == item.gold)\n")
+    monkeypatch.chdir("/")
+    found = judge_pair(read_judging(tmp_path / "judge.yaml"), out=tmp_path / "out", **sources)
+    assert found.verdict == "non-inferior"
+    recipe = task(margin=f"metric: function, function: '{name}', margin")
+    assert recipe.judge.function == f"{tmp_path / 'score.py'}:f"
+
+
+def test_one_item_without_gold_does_not_change_what_is_judged(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n}", "gold": "yes"} for n in range(100)]
+    del rows[50]["gold"]
+    sources = sheets_to_judge(tmp_path, rows, "margin: 5")
+    found = judge_pair(read_judging(tmp_path / "judge.yaml"), out=tmp_path / "out", **sources)
+    assert found.verdict == "non-inferior", "70 % right against 90 %"
+    assert found.judgement is not None
+    assert found.judgement["verdict"]["items"] == 99
+    assert "1 of 100 items have no gold answer" in found.page.read_text()  # type: ignore[union-attr]
+
+
+def test_one_validation_item_without_gold_does_not_switch_the_check_of_the_teacher_off(
+    task: Task, tmp_path: Path
+) -> None:
+    recipe = task()
+    bare = Run(recipe, tmp_path / "run").splits.validation.items[0].id
+    rows = [orjson.loads(line) for line in (tmp_path / "reviews.jsonl").read_bytes().splitlines()]
+    for row in rows:
+        if row["id"] == bare:
+            del row["label"]
+    (tmp_path / "reviews.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)) + b"\n")
+    run_recipe(recipe, folder=tmp_path / "run", until="curate")
+    assert read(tmp_path / "run", "curate/gate.json")["lead_over"]
+
+
+def test_a_margin_that_was_moved_after_results_is_not_called_fixed_before_the_run(
+    task: Task, tmp_path: Path
+) -> None:
+    recipe = task()
+
+    def judged(margin: float, until: str | None = None) -> Any:
+        claim = dataclasses.replace(recipe.judge, margin=margin)
+        found = run_recipe(
+            dataclasses.replace(recipe, judge=claim),
+            folder=tmp_path / "run",
+            until=until,
+            accept_changes=True,
+        )
+        return found.judgement and (found.judgement["verdict"], found.page)
+
+    judged(5, until="plan")
+    first, page = judged(40)  # nothing was answered yet: this is the claim
+    assert "the margin fixed before the run allows 40.0 points" in first["sentence"]
+    assert "Margin fixed" in page.read_text()
+    manifest = read(tmp_path / "run", "manifest.json")
+    del manifest["claims"]  # as earlier versions wrote it
+    (tmp_path / "run" / "manifest.json").write_bytes(orjson.dumps(manifest))
+    moved, page = judged(99)
+    told = "the margin, changed after results were there (before: 40 by accuracy), allows 99.0"
+    assert told in moved["sentence"]
+    assert moved["margin_record"]["recorded_at"] == first["margin_record"]["recorded_at"]
+    assert "after results were there</strong>; fixed before them" in page.read_text()
+    assert judged(40)[0]["sentence"] == first["sentence"]
+
+
+def test_a_run_may_be_judged_by_auc(task: Task, tmp_path: Path) -> None:
+    local = "kind: local, model: small-model, answer: score"
+    found = run_recipe(task(local, margin="metric: auc, margin"), folder=tmp_path / "run")
+    assert found.judgement is not None
+    assert "needs label scores" in found.judgement["absent"]["majority"]
+
+
+def test_the_file_of_judge_says_how_labels_are_read(tmp_path: Path) -> None:
+    rows = [{"id": f"r{n}", "gold": "yes"} for n in range(100)]
+    sources = sheets_to_judge(tmp_path, rows, "margin: 5")
+    chatty = (tmp_path / "student.jsonl").read_text().replace('"yes"', '"Yes, it is."')
+    (tmp_path / "student.jsonl").write_text(chatty)
+    path = tmp_path / "judge.yaml"
+    assert judge_pair(read_judging(path), out=tmp_path / "one", **sources).verdict == "inferior"
+    path.write_text(path.read_text() + "label_rule: first_word\n")
+    assert judge_pair(read_judging(path), out=tmp_path / "two", **sources).verdict == "non-inferior"

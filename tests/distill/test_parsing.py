@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from stillhouse.distill.parsing import keys_of, parse_yaml
+from stillhouse.distill.recipe import TaskSpec
 from stillhouse.exchanges import InputError
 
 
@@ -97,3 +98,10 @@ def test_every_key_is_listed_with_its_parents() -> None:
         "inner", "inner.rate", "inner.mode", "inner.words",
         "maybe", "maybe.rate", "maybe.mode", "maybe.words",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [("Yes", "yes"), ("a", "b", "a"), ("no", " no")])
+def test_labels_that_read_alike_are_refused(labels: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="read alike") as caught:
+        TaskSpec(kind="label", labels=labels).task()
+    assert repr(labels[-1]) in caught.value.message

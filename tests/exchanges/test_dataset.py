@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,7 +29,7 @@ from stillhouse.exchanges.dataset import (
     to_table,
     write_part,
 )
-from stillhouse.exchanges.exchange import COLUMNS, REQUIRED
+from stillhouse.exchanges.exchange import COLUMNS, LATEST_US, REQUIRED
 
 START_US = 20_000 * DAY_US  # 2024-10-04
 NEXT_DAY = datetime.date(2024, 10, 6)
@@ -204,8 +205,23 @@ def test_a_part_is_replaced_but_never_by_fewer_rows(tmp_path: Path) -> None:
     assert list(read_exchanges(tmp_path)) == records
     with pytest.raises(InputError, match="3 rows, and 2 would replace"):
         write_part(tmp_path, to_table(records[:2]), part="p")
-    with pytest.raises(InputError, match="cannot name a part"):
-        write_part(tmp_path, to_table(records), part="../p")
+    for name in ("../p", "_p", "-p", ""):  # what begins with _ would not be read again
+        with pytest.raises(InputError, match="cannot name a part"):
+            write_part(tmp_path, to_table(records), part=name)
+
+
+def test_a_time_that_has_no_day_is_refused_before_it_blocks_compaction(tmp_path: Path) -> None:
+    (record,) = some(1)
+    with pytest.raises(InputError, match=r"time_us .* to 253402300799999999, not int"):
+        dataclasses.replace(record, time_us=record.time_us * 1000)
+    table = to_table([record])
+    late = pa.array([record.time_us * 1000], pa.int64())
+    with pytest.raises(InputError, match="not a time from 1970 to 9999"):
+        write_part(tmp_path, table.set_column(1, SCHEMA.field("time_us"), late), part="p")
+    last = dataclasses.replace(record, time_us=LATEST_US)
+    logged(tmp_path, [last])
+    compact(tmp_path)
+    assert list(read_exchanges(tmp_path, start_us=-(10**18), end_us=2**63 - 1)) == [last]
 
 
 def test_a_table_may_lack_what_may_be_unknown_and_nothing_else(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def values_of(column: Column) -> st.SearchStrategy[Any]:
     size = column.size
     strategies: dict[str, st.SearchStrategy[Any]] = {
         "text": st.text(),
-        "integer": st.integers(column.low, 2**63 - 1),
+        "integer": st.integers(column.low, column.high),
         "real": st.floats(allow_nan=False, allow_infinity=False),
         "truth": st.booleans(),
         "bytes": st.binary(min_size=size or 0, max_size=size),

@@ -174,6 +174,12 @@ def test_another_header_is_refused_and_the_key_named(tmp_path: Path) -> None:
         pass
 
 
+def test_a_header_that_would_come_back_otherwise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="64-bit"):
+        Journal.open(tmp_path / "j", header=HEADER | {"seed": 2**64})
+    assert not (tmp_path / "j").exists()
+
+
 def test_another_version_of_the_format_is_refused(tmp_path: Path) -> None:
     from stillhouse.exchanges import journal as module
 

@@ -28,7 +28,10 @@ REPLIES = st.builds(
     logprobs=st.none()
     | st.tuples(
         st.builds(
-            TokenLogprob, token=TEXTS, logprob=LOGPROBS, top=st.tuples(st.tuples(TEXTS, LOGPROBS))
+            TokenLogprob,
+            token=TEXTS,
+            logprob=LOGPROBS | st.just(-math.inf),
+            top=st.tuples(st.tuples(TEXTS, LOGPROBS | st.just(-math.inf))),
         )
     ),
     extra=st.dictionaries(TEXTS, st.booleans() | TEXTS, max_size=2),
@@ -54,6 +57,12 @@ def test_a_lone_surrogate_survives(tmp_path: Path) -> None:
     reply = Reply(text="\ud83d", finish_reason="stop", model="m")
     write_answers(tmp_path / "a.jsonl", {"1": reply})
     assert read_answers(tmp_path / "a.jsonl") == {"1": reply}
+
+
+def test_what_json_cannot_hold_is_refused_with_the_item(tmp_path: Path) -> None:
+    reply = Reply(text="x", finish_reason="stop", model="m", extra={"score": math.nan})
+    with pytest.raises(InputError, match="the answer to 'i7' holds what JSON cannot"):
+        write_answers(tmp_path / "a.jsonl", {"i7": reply})
 
 
 def test_id_and_text_are_enough(tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ def test_a_baseline_without_examples_or_labels_is_an_error() -> None:
         majority_answers(LABEL, [], ITEMS)
     with pytest.raises(InputError, match="no training example"):
         nearest_answers([], ITEMS)
+    with pytest.raises(InputError, match="no training example"):
+        ngram_answers([], ITEMS)
     with pytest.raises(InputError, match="needs labels"):
         tfidf_answers(TEXT, TRAINING, [], ITEMS)
 

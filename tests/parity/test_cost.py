@@ -28,6 +28,7 @@ from stillhouse.parity.cost import (
     speedup_of,
     time_price,
 )
+from stillhouse.parity.wording import pays_off
 from stillhouse.teachers.chat import Failure, Reply
 
 
@@ -158,6 +159,9 @@ def test_the_report_says_what_is_unknown() -> None:
     assert "what labelling cost is unknown" in unknown.notes
     dear = cost_report(model("teacher", 3), model("student", 3), training)
     assert any("never pays off" in note for note in dear.notes)
+    assert pays_off(full, full.break_even) == "5,000 requests"
+    assert pays_off(dear, dear.break_even) == "never: the student is not cheaper"
+    assert pays_off(unknown, unknown.break_even) == "unknown"
 
 
 def test_time_and_money_round_up() -> None:

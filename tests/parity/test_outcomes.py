@@ -70,6 +70,21 @@ def test_the_first_word_rule_takes_the_longest_label_at_a_word_boundary(
     assert parse_label(text, LABELS, "first_word") == label
 
 
+@pytest.mark.parametrize(
+    ("text", "labels", "label"),
+    [
+        ("-1, it is bad", ("-1", "0", "1"), "-1"),
+        ("**-1**", ("-1", "0", "1"), "-1"),
+        ("-1", ("0", "1"), None),
+        ("(+)", ("+", "-"), "+"),
+        (".NET", (".NET", "Java"), ".NET"),
+        ("`<b>` is bold", ("<b>", "<i>"), "<b>"),
+    ],
+)
+def test_a_sign_belongs_to_its_label(text: str, labels: tuple[str, ...], label: str | None) -> None:
+    assert parse_label(text, labels, "first_word") == label
+
+
 def test_label_scores_answer_with_the_best_and_break_ties_by_order() -> None:
     best = outcome(SENTIMENT, reply("x", label_scores=(-2.0, -1.0, -3.0, -9.0)))
     assert (best.value, best.channel) == ("negative", "label scores")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -280,10 +281,13 @@ def test_gold_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     assert "did you mean 'label'?" in str(refusal(mistyped))
 
 
-def test_gold_that_is_not_json_is_refused_in_a_json_task(tmp_path: Path) -> None:
-    path = lines(tmp_path / "a.jsonl", {"t": "a", "g": "{oops"})
+@pytest.mark.parametrize("gold", ["{a: 1}", [1, 2], '{"a": 1, "a": 2}', "NaN"])
+def test_gold_that_is_no_document_is_refused_in_a_json_task(tmp_path: Path, gold: Any) -> None:
+    path = lines(tmp_path / "a.jsonl", {"t": "a", "g": gold})
     spec = DataSpec(path=path, prompt="{t}", gold="g")
-    assert "the gold answer is not JSON" in str(refusal(spec, Task(kind="json")))
+    error = refusal(spec, Task(kind="json"))
+    assert "the gold answer is not one JSON object" in str(error)
+    assert "a.jsonl:1" in str(error)
 
 
 @pytest.mark.parametrize("prompt", ["no column", "{t} and {", "{t} }", "{}", "{{t}}"])

@@ -39,6 +39,7 @@ from stillhouse.parity.plots import Curve
 from stillhouse.parity.report import ReportInputs, render_page, report_json, write_report
 from stillhouse.parity.standing import standing
 from stillhouse.parity.verdict import MarginRecord
+from stillhouse.teachers.chat import Reply
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\"'`|\u202e\x00"
 RECORD = MarginRecord(recipe_digest="ab" * 32, recorded_at="2026-01-02T03:04:05+00:00")
@@ -406,3 +407,38 @@ def test_a_student_that_is_not_shown_to_be_faster_is_not_called_so() -> None:
 def test_no_verdict_on_a_teacher_where_no_lead_was_demanded() -> None:
     page = render_page(dataclasses.replace(full(), judgement=judgement(teacher_lead=None)))
     assert "Not asked: no lead over these was demanded, on test items" in page
+
+
+def test_one_group_is_not_many_draws(tmp_path: Path) -> None:
+    items = items_of(GOLDS, groups=1)
+    found = judge(items, sheet(GOLDS), sheet(flipped(GOLDS, range(3))), {}, CONFIG)
+    assert found.verdict.sentence.startswith("Within the one group tested, the student loses")
+    assert "all 200 items are of one group ('g0')" in found.warnings[0]
+    files = write_report(tmp_path, ReportInputs(title="t", judgement=found, created="today"))
+    page, card = files.page.read_text(), write_model_card(tmp_path, files.data).read_text()
+    assert "other items of the one group here, and of no other group" in page
+    assert "in one group" in page
+    assert "in one group" in card
+
+
+def test_a_baseline_without_the_primary_metric_is_absent_with_its_reason(tmp_path: Path) -> None:
+    def scored(wrong: int) -> dict[str, Reply]:
+        sides = list(GOLDS)
+        sides[:wrong] = ["no"] * wrong
+        scores = {"yes": (-2.0, -0.1), "no": (-0.1, -2.0)}
+        reply = Reply(text="", finish_reason="stop", model="m")
+        return {
+            f"i{n}": dataclasses.replace(reply, label_scores=scores[side])
+            for n, side in enumerate(sides)
+        }
+
+    config = dataclasses.replace(CONFIG, primary="auc")
+    baselines = {"majority": sheet(["yes"] * 200), "tfidf": scored(60)}
+    found = judge(items_of(GOLDS), scored(0), scored(3), baselines, config)
+    assert [one.name for one in found.sheets] == ["teacher", "student", "tfidf"]
+    assert "needs label scores" in found.absent["majority"]
+    files = write_report(tmp_path, ReportInputs(title="t", judgement=found, created="today"))
+    assert "needs label scores" in files.page.read_text()
+    assert "needs label scores" in json.loads(files.data.read_text())["absent"]["majority"]
+    with pytest.raises(InputError, match="student: the area under the ROC curve needs label"):
+        judge(items_of(GOLDS), scored(0), sheet(GOLDS), {}, config)

@@ -137,6 +137,18 @@ def test_an_id_or_a_group_in_two_files_is_refused(
         read_splits(data, Split(test_file=test), TEXT)
 
 
+@pytest.mark.parametrize(
+    ("validation", "test"), [("held", "held"), ("held", "train"), ("train", "held")]
+)
+def test_one_file_cannot_be_two_splits(tmp_path: Path, validation: str, test: str) -> None:
+    files = {"train": ["a1", "b1"], "held": ["c1", "d1"]}
+    paths = {name: write(tmp_path / f"{name}.jsonl", ids) for name, ids in files.items()}
+    data = DataSpec(path=paths["train"], id="n", prompt="{t}", gold="g")
+    split = Split(validation_file=paths[validation], test_file=paths[test])
+    with pytest.raises(InputError, match="is also in"):
+        read_splits(data, split, TEXT)
+
+
 def test_a_test_file_without_gold_is_refused_where_gold_is_named(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", ["a1", "b1"])
     test = write(tmp_path / "test.jsonl", ["c1"], gold=False)

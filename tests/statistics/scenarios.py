@@ -78,6 +78,18 @@ def binary(
     return World(name, codes, discordance * (2 * lean - 1), draw)
 
 
+def rare_failures(name: str, sizes: NDArray[np.int64], failing: float, differing: float) -> World:
+    """Scores in [0, 1]: a share differs by two points, and a few of side a are total failures."""
+    codes = np.repeat(np.arange(len(sizes)), sizes)
+
+    def draw(rng: np.random.Generator) -> Pair:
+        b = rng.uniform(0.9, 0.97, len(codes))
+        small = rng.choice([-0.02, 0.02], len(codes)) * (rng.random(len(codes)) < differing)
+        return np.where(rng.random(len(codes)) < failing, 0.0, b + small), b
+
+    return World(name, codes, -failing * 0.935, draw)
+
+
 def paired_worlds(clusters: int) -> list[World]:
     """The worlds at G clusters in which `paired_difference` has to cover."""
     even, uneven = equal(clusters), unequal(clusters)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from tests.statistics import broken
 from tests.statistics.coverage_check import coverage_shortfalls, simulate
-from tests.statistics.scenarios import World, binary, continuous, equal, paired_worlds, unequal
+from tests.statistics.scenarios import (
+    World,
+    binary,
+    continuous,
+    equal,
+    paired_worlds,
+    rare_failures,
+    unequal,
+)
 
 from stillhouse.statistics import Interval, paired_difference
 
@@ -62,6 +70,30 @@ def test_document_scores_near_the_ceiling_are_covered(clusters: int) -> None:
 
     truth = -(0.02 - 0.01) / 4
     assert shortfalls(World("documents", codes, truth, draw)) == []
+
+
+RARE = [
+    rare_failures("one in 200, independent", equal(300, 1), 0.005, 0.3),
+    rare_failures("one in 100, independent", equal(100, 1), 0.01, 0.6),
+    rare_failures("one in 200, in clusters", equal(30, 10), 0.005, 0.3),
+]
+
+
+@pytest.mark.parametrize("world", RARE, ids=lambda world: world.name)
+def test_rare_total_failures_are_not_hidden_by_many_small_differences(world: World) -> None:
+    assert shortfalls(world, clustered=world.clusters < len(world.codes)) == []
+
+
+@pytest.mark.parametrize("world", RARE, ids=lambda world: world.name)
+def test_the_check_rejects_an_interval_that_knows_no_range(world: World) -> None:
+    def bounds(rng: np.random.Generator) -> tuple[float, float]:
+        a, b = world.draw(rng)
+        clusters = world.codes.tolist() if world.clusters < len(world.codes) else None
+        # Moved out of [0, 1], the scores have no known range, so no loss of the whole is expected.
+        found = paired_difference(a + 1, b + 1, clusters=clusters, rng=rng, resamples=400)
+        return found.low, found.high
+
+    assert rejected(world, bounds) != []
 
 
 def rejected(world: World, interval: object, *, runs: int = 2000) -> list[str]:

@@ -79,6 +79,11 @@ def test_a_tail_far_below_rounding_error_keeps_its_digits() -> None:
     assert sign_flip_pvalue(np.ones(200), "less") == 1.0
 
 
+def test_values_that_are_nearly_steps_have_a_p_value_above_zero() -> None:
+    assert sign_flip_pvalue([1e6, 1_000_001.00009]) == 0.25
+    assert sign_flip_pvalue([1e6, -1_000_001.00009], "less") == 0.5
+
+
 def test_few_real_values_are_enumerated_and_many_need_randomness() -> None:
     values = rng().normal(size=60)
     assert sign_flip_test(values[:40]).method == "enumeration"

@@ -22,6 +22,7 @@ from stillhouse.distill.recipe import (
     TeacherSpec,
     key,
     rooted,
+    with_function_path,
     with_model_path,
 )
 from stillhouse.distill.references import with_references
@@ -51,7 +52,9 @@ from stillhouse.parity import (
     write_answers,
 )
 from stillhouse.parity.ngram import ngram_answers
+from stillhouse.parity.outcomes import LabelRule
 from stillhouse.parity.report import ReportInputs, write_report
+from stillhouse.parity.sheets import reference_of
 from stillhouse.parity.standing import STUDENTS, standing
 from stillhouse.teachers import RecordedTeacher, answers_alone, open_journal
 from stillhouse.teachers.chat import ChatRequest, Sampling
@@ -79,6 +82,7 @@ class Judging:
         "other items with gold answers, for baselines that learn from them", None
     )
     judge: JudgeSpec = key("what is claimed")
+    label_rule: LabelRule = key("how a label is read: exact, or the reply's first_word", "exact")
     max_tokens: int = key("longest reply of a model folder", 256)
     budget: BudgetSpec = key("caps on what endpoints may cost", BudgetSpec)
 
@@ -96,7 +100,9 @@ def read_judging(path: Path) -> Judging:
                 repair=f"judging needs a file of its own, with no more than {own}",
             ) from error
         raise
-    return rooted(found, path.resolve().parent)
+    beside = path.resolve().parent
+    found = rooted(found, beside)
+    return dataclasses.replace(found, judge=with_function_path(found.judge, beside))
 
 
 def judge_pair(
@@ -139,7 +145,8 @@ def judge_pair(
                 margin=spec.margin,
                 primary=spec.metric,
                 function=spec.function,
-                reference="gold" if all(item.gold is not None for item in items) else "teacher",
+                label_rule=judging.label_rule,
+                reference=reference_of(items),
                 teacher_lead=None,
                 min_parseable=spec.min_parseable,
                 constrained=tuple(

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from stillhouse.distill.claims import MANIFEST, next_claims
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.progress import Progress, Silent
 from stillhouse.distill.recipe import Recipe
@@ -24,8 +25,6 @@ from stillhouse.distill.steps.plan import run_plan
 from stillhouse.distill.steps.report import run_report
 from stillhouse.distill.steps.train import in_group, run_train
 from stillhouse.exchanges import InputError, RunLock, content_digest, sha256_file
-
-MANIFEST = "manifest.json"
 
 
 def _values(value: Any) -> Any:
@@ -157,26 +156,34 @@ def run_recipe(
 
 
 def _write_manifest(run: Run, place: str) -> None:
-    """Note what was asked, when it was first asked, and on which machine; kept when unchanged."""
+    """Note what was asked, when it was first asked, and on which machine; kept when unchanged.
+
+    What is claimed has a record of its own (`claims`), which outlives other changes.
+    """
     path = run.folder / MANIFEST
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     recipe = _values(run.recipe)
     digest = content_digest({name: part for name, part in recipe.items() if name != "budget"})
-    if path.exists():
-        try:
-            if orjson.loads(path.read_bytes())["recipe_digest"] == digest:
+    earlier = None
+    try:
+        if path.exists():
+            earlier = orjson.loads(path.read_bytes())
+            if earlier["recipe_digest"] == digest:
                 return
-        except (orjson.JSONDecodeError, KeyError) as error:
-            raise InputError(
-                f"the run's manifest is damaged: {error}",
-                place=str(path),
-                repair="delete it: the same recipe writes it again",
-            ) from error
+        claims = next_claims(earlier, run, digest, now)
+    except (orjson.JSONDecodeError, KeyError) as error:
+        raise InputError(
+            f"the run's manifest is damaged: {error}",
+            place=str(path),
+            repair="delete it: the same recipe writes it again",
+        ) from error
     write_json(
         path,
         {
             "recipe": place,
             "recipe_digest": digest,
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "started": now,
+            "claims": claims,
             "values": recipe,
             "machine": describe_machine(run.folder).as_json(),
         },

@@ -16,6 +16,8 @@ from stillhouse.distill.surgery import CutSpec
 from stillhouse.distill.training import TrainConfig
 from stillhouse.exchanges import InputError
 from stillhouse.parity import DataSpec, Metric, Split, Task, TaskKind
+from stillhouse.parity.functions import beside
+from stillhouse.parity.outcomes import check_labels
 from stillhouse.teachers import Permission
 from stillhouse.teachers.budget import TEMPLATE_ALLOWANCE_TOKENS
 
@@ -47,6 +49,7 @@ class TaskSpec:
                 f"a label task needs at least two different labels, got {list(self.labels)}",
                 repair="list them under task.labels",
             )
+        check_labels(self.labels)
         if self.schema is None:
             return Task(kind=self.kind, labels=self.labels)
         try:
@@ -191,7 +194,9 @@ class JudgeSpec:
     )
     min_parseable: float = key("least share of usable teacher replies on validation", 0.95)
     machine_usd_per_hour: float | None = key("price of this machine, for the cost table", None)
-    function: str | None = key("module:function of your own score (metric: function)", None)
+    function: str | None = key(
+        "module:function of your own score (metric: function), beside the recipe or installed", None
+    )
     gold_student: bool | None = key(
         "also train a student on gold answers, for comparison; when absent, where most have one",
         None,
@@ -263,11 +268,12 @@ def _rooted(value: Any, folder: Path) -> Any:
 
 
 def _with_model_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Models are named by text, because some are no paths; those that are lie beside the recipe."""
+    """Models and functions are named by text; those that are files lie beside the recipe."""
     teacher, student = with_model_path(recipe.teacher, folder), recipe.student
+    judge = with_function_path(recipe.judge, folder)
     if student.start != "teacher" and student.package is None:
         student = dataclasses.replace(student, start=str(folder / student.start))
-    return dataclasses.replace(recipe, teacher=teacher, student=student)
+    return dataclasses.replace(recipe, teacher=teacher, student=student, judge=judge)
 
 
 def with_model_path(teacher: TeacherSpec, folder: Path) -> TeacherSpec:
@@ -275,3 +281,10 @@ def with_model_path(teacher: TeacherSpec, folder: Path) -> TeacherSpec:
     if teacher.kind == "endpoint" or teacher.package is not None:
         return teacher
     return dataclasses.replace(teacher, model=str(folder / teacher.model))
+
+
+def with_function_path(judge: JudgeSpec, folder: Path) -> JudgeSpec:
+    """The same section; a function whose file lies in `folder` is named by that file."""
+    if judge.function is None:
+        return judge
+    return dataclasses.replace(judge, function=beside(judge.function, folder))

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from stillhouse.exchanges import InputError
-from stillhouse.parity.functions import load_function
+from stillhouse.parity.functions import beside, load_function
 from stillhouse.parity.items import Item
 from stillhouse.parity.outcomes import parse_document
 
@@ -72,13 +72,7 @@ def function_verifier(name: str, folder: Path) -> Verifier:
     that raises or returns something else rejects that one reply, with what it said. This runs the
     user's code with the user's rights.
     """
-    module, _, attribute = name.rpartition(":")
-    if module.endswith(".py"):
-        file = folder / module
-    else:
-        file = folder / (module.replace(".", "/") + ".py")
-    found = f"{file}:{attribute}" if file.is_file() or module.endswith(".py") else name
-    function = load_function(found)
+    function = load_function(beside(name, folder))
 
     def verify(reply: str, item: Item) -> tuple[str, str] | None:
         try:

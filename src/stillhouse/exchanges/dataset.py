@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from stillhouse.exchanges import storage
 from stillhouse.exchanges.errors import InputError
-from stillhouse.exchanges.exchange import COLUMNS, REQUIRED, SCHEMA_VERSION, Exchange
+from stillhouse.exchanges.exchange import COLUMNS, LATEST_US, REQUIRED, SCHEMA_VERSION, Exchange
 from stillhouse.exchanges.journal import Journal
 from stillhouse.exchanges.log import JOURNAL_FOLDER, JOURNAL_SUFFIX
 
@@ -29,7 +29,7 @@ PARQUET_FOLDER = "parquet"
 DAY_US = 86_400_000_000
 _EPOCH_ORDINAL = datetime.date(1970, 1, 1).toordinal()
 _CHUNK = 10_000
-_PART_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # pyarrow reads no file named _x
 _VERSION_KEY = b"stillhouse.schema"
 
 
@@ -86,7 +86,10 @@ def write_part(folder: Path, table: pa.Table, *, part: str) -> tuple[Path, ...]:
     that may be unknown may be missing; any other difference from `SCHEMA` is an `InputError`.
     """
     if not _PART_NAME.fullmatch(part):
-        raise InputError(f"{part!r} cannot name a part", repair="use letters, digits, - and _")
+        raise InputError(
+            f"{part!r} cannot name a part",
+            repair="use letters, digits, - and _, and begin with a letter or digit",
+        )
     table = _conform(table, place=f"part {part}")
     written = []
     days = pc.divide(table["time_us"], DAY_US)
@@ -250,6 +253,11 @@ def _conform(table: pa.Table, *, place: str) -> pa.Table:
                 f"the column {field.name} holds {column.type}, not {field.type}", place=place
             )
         columns.append(column)
+    for time_us in pc.min_max(table["time_us"]).as_py().values():
+        if time_us is not None and not 0 <= time_us <= LATEST_US:
+            raise InputError(
+                f"time_us is {time_us}, not a time from 1970 to 9999 in microseconds", place=place
+            )
     return pa.table(columns, schema=SCHEMA)
 
 
@@ -278,4 +286,5 @@ def _check_schema(found: pa.Schema, *, place: str) -> None:
 
 
 def _day(time_us: int) -> datetime.date:
-    return datetime.date.fromordinal(_EPOCH_ORDINAL + time_us // DAY_US)
+    """The day of a time; of one before 1970 or after 9999, the nearest that a record can have."""
+    return datetime.date.fromordinal(_EPOCH_ORDINAL + min(max(time_us, 0), LATEST_US) // DAY_US)

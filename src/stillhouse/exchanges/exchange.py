@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEMA_VERSION = 1
+LATEST_US = 253_402_300_799_999_999  # the end of the year 9999: later times have no day
 Kind = Literal["text", "integer", "real", "truth", "bytes", "integers"]
 
 
@@ -24,14 +25,14 @@ Kind = Literal["text", "integer", "real", "truth", "bytes", "integers"]
 class Column:
     """How a field is kept: its kind, what it means, and its bounds.
 
-    `size` is the exact length of a bytes column; `low` the smallest integer (the largest is the
-    largest signed integer of 64 bits).
+    `size` is the exact length of a bytes column; `low` and `high` bound an integer.
     """
 
     kind: Kind
     meaning: str
     size: int | None = None
     low: int = 0
+    high: int = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,9 @@ class Exchange:
     """
 
     id: Annotated[bytes, Column("bytes", "UUID version 7, so ids are in order of time", 16)]
-    time_us: Annotated[int, Column("integer", "when the request arrived, in microseconds")]
+    time_us: Annotated[
+        int, Column("integer", "when the request arrived, in microseconds", high=LATEST_US)
+    ]
     account: Annotated[str, Column("text", "who asked")]
 
     organisation: Annotated[str | None, Column("text", "whose account it is")] = None
@@ -168,10 +171,10 @@ class _Check:
 
 def _fitting(column: Column) -> Callable[[Any], bool]:
     """Return the test of whether a value fits a column."""
-    low, size = column.low, column.size
+    low, high, size = column.low, column.high, column.size
     tests: dict[Kind, Callable[[Any], bool]] = {
         "text": lambda value: isinstance(value, str),
-        "integer": lambda value: type(value) is int and low <= value < 2**63,
+        "integer": lambda value: type(value) is int and low <= value <= high,
         "real": lambda value: isinstance(value, float) and math.isfinite(value),
         "truth": lambda value: value is True or value is False,
         "bytes": lambda value: isinstance(value, bytes) and size in (None, len(value)),
@@ -185,7 +188,8 @@ def _fitting(column: Column) -> Callable[[Any], bool]:
 def _misfit(name: str, column: Column, value: Any) -> str:
     wanted = {
         "text": "text",
-        "integer": f"an integer from {column.low} to 2^63 - 1",
+        "integer": f"an integer from {column.low} to "
+        + ("2^63 - 1" if column.high == 2**63 - 1 else f"{column.high}"),
         "bytes": "bytes" if column.size is None else f"{column.size} bytes",
         "real": "a finite float",
         "truth": "true or false",

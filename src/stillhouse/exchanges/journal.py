@@ -100,6 +100,8 @@ class Journal:
         """
         if fsync_every < 0:
             raise InputError(f"fsync_every is {fsync_every}", repair="give 0 or more")
+        if header is not None:
+            encode_record(header)  # an integer of more than 64 bits would be read back as a float
         try:
             if header is None and not path.exists():
                 raise InputError("no such journal", place=str(path))

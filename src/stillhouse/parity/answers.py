@@ -2,7 +2,7 @@
 
 One line an item: `{"id": "7", "text": "positive"}` is enough. Every other field of `Reply` may
 follow under its own name; `{"id": "7", "failure": {"code": "...", "message": "..."}}` records that
-there is no answer. A label score of minus infinity is written as null.
+there is no answer. A log-probability of minus infinity is written as null.
 """
 
 from __future__ import annotations
@@ -77,18 +77,28 @@ def _line(item_id: str, answer: Reply | Failure) -> bytes:
     else:
         record |= {name: getattr(answer, name) for name in _REPLY_FIELDS}
         if answer.label_scores is not None:
-            record["label_scores"] = [None if s == -math.inf else s for s in answer.label_scores]
+            record["label_scores"] = [_finite(score) for score in answer.label_scores]
         if answer.logprobs is not None:
             record["logprobs"] = [
-                [entry.token, entry.logprob, [list(pair) for pair in entry.top]]
+                [entry.token, _finite(entry.logprob), [[o, _finite(p)] for o, p in entry.top]]
                 for entry in answer.logprobs
             ]
         record = {key: value for key, value in record.items() if value is not None and value != {}}
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the answer to {item_id!r} holds what JSON cannot: {error}",
+            repair="leave it out of `extra`, or write it as text",
+        ) from error
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate, as some servers send them
         return json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _finite(logprob: float) -> float | None:
+    return None if logprob == -math.inf else logprob
 
 
 def _parse_line(line: bytes, place: str, *, default_model: str) -> tuple[str, Reply | Failure]:
@@ -165,7 +175,11 @@ def _label_scores(value: Any, place: str) -> tuple[float, ...] | None:
         return None
     if not isinstance(value, list) or not all(s is None or _is_number(s) for s in value):
         raise InputError("`label_scores` must be a list of numbers", place=place)
-    return tuple(-math.inf if score is None else float(score) for score in value)
+    return tuple(_logprob(score) for score in value)
+
+
+def _logprob(value: Any) -> float:
+    return -math.inf if value is None else float(value)
 
 
 def _logprobs(value: Any, place: str) -> tuple[TokenLogprob, ...] | None:
@@ -175,8 +189,8 @@ def _logprobs(value: Any, place: str) -> tuple[TokenLogprob, ...] | None:
         return tuple(
             TokenLogprob(
                 token=str(token),
-                logprob=float(logprob),
-                top=tuple((str(other), float(p)) for other, p in top),
+                logprob=_logprob(logprob),
+                top=tuple((str(other), _logprob(p)) for other, p in top),
             )
             for token, logprob, top in value
         )

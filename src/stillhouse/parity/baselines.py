@@ -75,7 +75,7 @@ def examples_of(
 
 def majority_answers(task: Task, training: Sequence[Example], items: Sequence[Item]) -> Sheet:
     """The commonest training answer for every item; of documents, each field's commonest value."""
-    _need(training)
+    need_examples(training)
     if task.kind == "json":
         answer = _common_document([parse_document(e.answer) or {} for e in training])
     else:
@@ -99,7 +99,7 @@ def tfidf_answers(
     """
     if task.kind != "label":
         raise InputError("TF-IDF with logistic regression needs labels", repair="use nearest")
-    _need(training)
+    need_examples(training)
     seen = sorted({example.answer for example in training})
     if len(seen) == 1:
         answers = majority_answers(task, training, items)
@@ -138,7 +138,7 @@ def tfidf_answers(
 
 def nearest_answers(training: Sequence[Example], items: Sequence[Item]) -> Sheet:
     """The answer to the training prompt with the highest TF-IDF cosine (the first of a tie)."""
-    _need(training)
+    need_examples(training)
     vectors = _vectors("words and characters")
     known = vectors.fit_transform([example.prompt for example in training])
     asked = vectors.transform([item.variable for item in items])
@@ -158,7 +158,8 @@ def _example(task: Task, item: Item, value: Any) -> Example:
     return Example(item.variable, text)
 
 
-def _need(training: Sequence[Example]) -> None:
+def need_examples(training: Sequence[Example]) -> None:
+    """Raise InputError when there is nothing to learn from."""
     if not training:
         raise InputError(
             "a baseline has no training example to learn from",

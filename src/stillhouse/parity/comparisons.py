@@ -52,6 +52,33 @@ def spread_over_seeds(values: Sequence[float]) -> SeedSpread:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A difference between two sheets: what its items tell, and what its seeds add.
+
+    `of_items` is the interval with the seeds as they are; `seeds` the half-width that their spread
+    adds (0 for one seed a side). `discordance` is the share of items that one side alone has right;
+    None where items are not independent, or not right or wrong.
+    """
+
+    of_items: Interval
+    seeds: float
+    discordance: float | None
+
+    @property
+    def interval(self) -> Interval:
+        """Both parts together."""
+        return self.of_items if self.seeds == 0 else _widened(self.of_items, self.seeds)
+
+    def scaled(self, gain: float) -> Compared:
+        """The same for `gain` times the difference; a negative gain turns it round."""
+        low, high = sorted((gain * self.of_items.low, gain * self.of_items.high))
+        interval = dataclasses.replace(
+            self.of_items, estimate=gain * self.of_items.estimate, low=low, high=high
+        )
+        return dataclasses.replace(self, of_items=interval, seeds=abs(gain) * self.seeds)
+
+
 def compare(
     left_SNK: Floats,
     right_SNK: Floats,
@@ -61,8 +88,8 @@ def compare(
     alpha: float,
     rng: np.random.Generator,
     resamples: int,
-) -> Interval:
-    """Interval of the difference of one metric between two sheets, each averaged over its seeds.
+) -> Compared:
+    """The difference of one metric between two sheets, each averaged over its seeds.
 
     `left_SNK`, `right_SNK`: values of a `Measure` for S seeds, N items and K = 1 (mean) or 2 (ratio
     of sums); S may differ between the sides. `span` is the measure's; None takes the larger of the
@@ -96,14 +123,11 @@ def compare(
             resamples=resamples,
             value_range=span,
         )
-    spread = math.hypot(_seed_half_width(left_SNK, alpha), _seed_half_width(right_SNK, alpha))
-    return interval if spread == 0 else _widened(interval, spread)
-
-
-def scaled(interval: Interval, gain: float) -> Interval:
-    """The interval of `gain` times the difference; a negative gain turns it round."""
-    low, high = sorted((gain * interval.low, gain * interval.high))
-    return dataclasses.replace(interval, estimate=gain * interval.estimate, low=low, high=high)
+    return Compared(
+        of_items=interval,
+        seeds=math.hypot(_seed_half_width(left_SNK, alpha), _seed_half_width(right_SNK, alpha)),
+        discordance=_discordance(left_SNK, right_SNK) if clusters is None else None,
+    )
 
 
 def _side_by_side(values_SNK: Floats, seeds: int) -> Floats:
@@ -115,6 +139,15 @@ def _side_by_side(values_SNK: Floats, seeds: int) -> Floats:
 def _mean_ratio(totals: Floats) -> Floats:
     """Mean over seeds of numerator / denominator, from totals (..., seeds x 2)."""
     return np.asarray((totals[..., 0::2] / totals[..., 1::2]).mean(axis=-1))
+
+
+def _discordance(left_SNK: Floats, right_SNK: Floats) -> float | None:
+    if len(left_SNK) > 1 or len(right_SNK) > 1 or left_SNK.shape[2] > 1:
+        return None
+    left_N, right_N = left_SNK[0, :, 0], right_SNK[0, :, 0]
+    if not np.isin(np.concatenate([left_N, right_N]), (0.0, 1.0)).all():
+        return None
+    return float((left_N != right_N).mean())
 
 
 def _seed_half_width(values_SNK: Floats, alpha: float) -> float:

@@ -186,9 +186,15 @@ def check_contamination(
         test_ids=tuple(dict.fromkeys(hit.test_id for hit in hits)),
         threshold=round(check.threshold, 4),
         numbers="compared" if check.numbers else "ignored",
-        recall=_interval([hit for found in check.found.values() for hit in found]),
-        recall_by_kind={k: i for k, v in check.found.items() if (i := _interval(v)) is not None},
-        false_alarms=_interval(check.alarms),
+        recall=_interval(
+            [hit for found in check.found.values() for hit in found], sum(check.texts.values())
+        ),
+        recall_by_kind={
+            kind: interval
+            for kind, found in check.found.items()
+            if (interval := _interval(found, check.texts[kind])) is not None
+        },
+        false_alarms=_interval(check.alarms, len(check.alarms)),
         honest_matches=check.honest_matches,
         train_items=len(train),
         test_items=len(test),
@@ -212,6 +218,7 @@ class _Check:
         self.numbers = numbers
         self.test = test
         self.rarity = Rarity(texts, numbers=numbers)
+        self.texts: dict[str, int] = {}  # test items that copies of a kind were measured on
         planted = self._plant(rng)
         honest, pairs = self._honest(train, test, rng)
         near = [score for kind in planted.values() for score, equal in kind[::2] if not equal]
@@ -252,6 +259,7 @@ class _Check:
             scores = likeness_of_pairs(self.rarity.encode(originals), self.rarity.encode(copies))
             equal = [_key(a) == _key(b) for a, b in zip(originals, copies, strict=True)]
             out[name] = list(zip(scores.tolist(), equal, strict=True))
+            self.texts[name] = len(set(chosen[1::2].tolist()))
         return out
 
     def _honest(
@@ -345,8 +353,12 @@ def _is_long(text: str) -> bool:
     return len(words_of(text, numbers=True)) >= FEWEST_WORDS
 
 
-def _interval(hits: Sequence[bool]) -> Interval | None:
-    return binomial_interval(sum(hits), len(hits)) if hits else None
+def _interval(hits: Sequence[bool], texts: int) -> Interval | None:
+    """The share of hits; its bounds are those of `texts` draws: copies of one text are no more."""
+    if not hits:
+        return None
+    share = sum(hits) / len(hits)
+    return dataclasses.replace(binomial_interval(round(share * texts), texts), estimate=share)
 
 
 def _rate(interval: Interval | None) -> str:

@@ -69,6 +69,17 @@ def load_function(name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
+def beside(name: str, folder: Path) -> str:
+    """The same function, by its file where that lies in `folder`; else `name`, as it is.
+
+    A name of a file always means one in `folder`, a module is looked for there first.
+    """
+    module, separator, attribute = name.rpartition(":")
+    named = module.endswith(".py")
+    file = folder / (module if named else module.replace(".", "/") + ".py")
+    return f"{file}:{attribute}" if separator and (named or file.is_file()) else name
+
+
 def _import(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)

@@ -24,10 +24,10 @@ class JudgeConfig:
 
     `margin`, in the primary metric's unit (5.0 is five points), is the loss that still counts as
     equal. `metrics` are measured beside the primary one; by default all that apply. `function` is
-    `module:function` for the metric "function". `reference`: judge against `gold`, or against the
-    `teacher`'s own answers where there is no gold. `constrained` names the sheets that were
-    obtained under a response schema. `validation` is the gate found on validation items; without
-    it the gate is computed on the judged items.
+    `module:function` for the metric "function". `reference`: judge the items with `gold` by it, or,
+    where there is none, those that the `teacher` answered by its own answers. `constrained` names
+    the sheets that were obtained under a response schema. `validation` is the gate found on
+    validation items; without it the gate is computed on the judged items.
     """
 
     task: Task
@@ -93,7 +93,10 @@ class MetricNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What `judge` found. Comparisons are on the primary metric, the verdict's own first."""
+    """What `judge` found. Comparisons are on the primary metric, the verdict's own first.
+
+    `absent`: baselines on which that metric is not defined, and why.
+    """
 
     verdict: Verdict
     sheets: tuple[SheetResult, ...]
@@ -106,6 +109,7 @@ class Judgement:
     warnings: tuple[str, ...]
     metrics: tuple[MetricNote, ...]
     config: JudgeConfig
+    absent: dict[str, str] = field(default_factory=dict)
 
     @property
     def teacher(self) -> SheetResult:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.parity.answers import Answers
-from stillhouse.parity.comparisons import Comparison, compare, scaled, spread_over_seeds
+from stillhouse.parity.comparisons import Compared, Comparison, compare, spread_over_seeds
 from stillhouse.parity.findings import slice_rows, tally, worst_disagreements
 from stillhouse.parity.functions import load_measure
 from stillhouse.parity.items import Item, TaskKind, TestSplit
@@ -27,7 +27,7 @@ from stillhouse.parity.judgement import (
     Score,
     SheetResult,
 )
-from stillhouse.parity.outcomes import count
+from stillhouse.parity.outcomes import Counts, check_labels, count
 from stillhouse.parity.scores import (
     MEASURES,
     Floats,
@@ -38,9 +38,15 @@ from stillhouse.parity.scores import (
     estimate,
     find_measure,
 )
-from stillhouse.parity.sheets import Bench, Sheet, channel_scores, open_bench, read_sheets
+from stillhouse.parity.sheets import (
+    Bench,
+    Sheet,
+    channel_scores,
+    judged_rows,
+    open_bench,
+    read_sheets,
+)
 from stillhouse.parity.verdict import TeacherGate, decide, teacher_gate
-from stillhouse.statistics import Interval
 
 WHOLE_ANSWER: dict[TaskKind, Metric] = {
     "label": "accuracy",
@@ -60,16 +66,16 @@ def judge(
     """Score every sheet with the same code, compare them in pairs, and give the verdict.
 
     `student_answers` may be one sheet a training seed: their mean is judged, their spread widens
-    the interval. The same inputs and `config.seed` give the same judgement. Raises InputError for
-    items without the reference they need, sheets that answer other items, and metrics that do not
-    fit the task.
+    the interval. Items without a reference are not judged, and their number is a warning. The same
+    inputs and `config.seed` give the same judgement. Raises InputError where no item has a
+    reference, for sheets that answer other items, and for metrics that do not fit the task.
     """
-    judged = tuple(items.items if isinstance(items, TestSplit) else items)
+    given = tuple(items.items if isinstance(items, TestSplit) else items)
     students = [student_answers] if isinstance(student_answers, Mapping) else list(student_answers)
-    _check(judged, students, baselines, config)
+    _check(given, students, baselines, config)
     sheets = read_sheets(
         config.task,
-        judged,
+        given,
         {
             config.teacher_name: [teacher_answers],
             config.student_name: students,
@@ -78,26 +84,32 @@ def judge(
         label_rule=config.label_rule,
         constrained=config.constrained,
     )
-    teacher, student = sheets[config.teacher_name], sheets[config.student_name]
-    bench = open_bench(config.task, judged, teacher, config.reference)
+    parsed = sheets[config.teacher_name].seeds[0]
     measures = _measures(config)
     primary = measures[0]
-    results, notes = _score_all(bench, sheets, measures, config)
-    pairs = _pairs(teacher, student, [sheets[name] for name in baselines])
+    rows = list(range(len(given)))
+    if primary.name != "function":  # which needs no reference
+        rows = judged_rows(given, sheets[config.teacher_name], config.reference)
+    judged = tuple(given[row] for row in rows)
+    sheets = {name: sheet.subset(rows) for name, sheet in sheets.items()}
+    teacher, student = sheets[config.teacher_name], sheets[config.student_name]
+    bench = open_bench(config.task, judged, teacher, config.reference)
+    if None in bench.references:
+        measures = measures[:1]
+    results, notes, absent = _score_all(bench, sheets, measures, config)
+    pairs = _pairs(teacher, student, [sheets[name] for name in baselines if name not in absent])
+    found = [_difference(bench, left, right, primary, config) for left, right in pairs]
     comparisons = tuple(
         Comparison(
-            left=left.name,
-            right=right.name,
-            metric=primary.name,
-            interval=_difference(bench, left, right, primary, config),
+            left=left.name, right=right.name, metric=primary.name, interval=difference.interval
         )
-        for left, right in pairs
+        for (left, right), difference in zip(pairs, found, strict=True)
     )
-    gate = config.validation or _gate_on_test(results, primary, config)
+    gate = config.validation or _gate_on_test(results, count(parsed).parseable, primary, config)
     whole = find_measure(WHOLE_ANSWER[config.task.kind], config.task.kind)
     return Judgement(
         verdict=decide(
-            comparisons[0].interval,
+            found[0],
             config.margin,
             primary,
             alpha=config.alpha,
@@ -114,7 +126,7 @@ def judge(
             teacher,
             student,
             primary,
-            lambda part, left, right: _difference(part, left, right, primary, config),
+            lambda part, left, right: _difference(part, left, right, primary, config).interval,
         ),
         disagreements=worst_disagreements(
             bench, teacher, student, _lost(bench, teacher, student, primary), config.disagreements
@@ -122,8 +134,13 @@ def judge(
         tally=tally(bench.values(teacher, whole)[0] == 1.0, bench.values(student, whole)[0] == 1.0),
         gate=gate,
         gate_on="test" if config.validation is None else "validation",
-        warnings=_warnings(results, gate, config),
+        warnings=(
+            *_one_group(bench),
+            *_not_judged(count(parsed), bench, config),
+            *_warnings(results, gate, config),
+        ),
         metrics=notes,
+        absent=absent,
         config=config,
     )
 
@@ -148,6 +165,7 @@ def _check(
         raise InputError(f"two answer sheets share a name among {', '.join(names)}")
     if config.task.kind == "label" and len(config.task.labels) < 2:
         raise InputError("a label task needs two labels or more", repair="list the task's labels")
+    check_labels(config.task.labels)
     if not 0 < config.alpha < 0.5:
         raise InputError(f"alpha must lie between 0 and 0.5, found {config.alpha!r}")
 
@@ -174,10 +192,14 @@ def _measure(name: Metric, config: JudgeConfig) -> Measure:
 
 def _score_all(
     bench: Bench, sheets: Mapping[str, Sheet], measures: Sequence[Measure], config: JudgeConfig
-) -> tuple[tuple[SheetResult, ...], tuple[MetricNote, ...]]:
-    """Every measure on every sheet; only the primary one must be defined on all of them."""
+) -> tuple[tuple[SheetResult, ...], tuple[MetricNote, ...], dict[str, str]]:
+    """Every measure on every sheet, and why a baseline was left out.
+
+    The primary measure must be defined on teacher and student; a baseline without it is left out.
+    """
     teacher = sheets[config.teacher_name]
     results: list[SheetResult] = []
+    absent: dict[str, str] = {}
     skipped: dict[str, dict[str, str]] = {measure.name: {} for measure in measures}
     for sheet in sheets.values():
         scores = []
@@ -185,11 +207,17 @@ def _score_all(
             try:
                 scores.append(_score(bench, sheet, measure, config))
             except InputError as error:
-                if measure is measures[0]:
-                    raise InputError(
-                        f"{sheet.name}: {error.message}", place=error.place, repair=error.repair
-                    ) from error
-                skipped[measure.name][sheet.name] = error.message
+                if measure is not measures[0]:
+                    skipped[measure.name][sheet.name] = error.message
+                    continue
+                if _role(sheet.name, config) == "baseline":
+                    absent[sheet.name] = error.message
+                    break
+                raise InputError(
+                    f"{sheet.name}: {error.message}", place=error.place, repair=error.repair
+                ) from error
+        if sheet.name in absent:
+            continue
         results.append(
             SheetResult(
                 name=sheet.name,
@@ -210,16 +238,16 @@ def _score_all(
             skipped=skipped[measure.name],
         )
         for measure in measures
-        if len(skipped[measure.name]) < len(sheets)
+        if len(skipped[measure.name]) < len(results)
     )
-    return tuple(results), notes
+    return tuple(results), notes, absent
 
 
 def _score(bench: Bench, sheet: Sheet, measure: Measure, config: JudgeConfig) -> Score:
     values_SNK = bench.values(sheet, measure)
     nothing_SNK = values_SNK[:1].copy()
     nothing_SNK[..., 0] = 0.0  # of a ratio the denominator stays
-    interval = _interval(bench, values_SNK, nothing_SNK, measure, config, measure.scale)
+    interval = _compare(bench, values_SNK, nothing_SNK, measure, config, measure.scale).interval
     if measure.unit == "points":
         interval = dataclasses.replace(
             interval, low=max(0.0, interval.low), high=min(100.0, interval.high)
@@ -234,20 +262,20 @@ def _score(bench: Bench, sheet: Sheet, measure: Measure, config: JudgeConfig) ->
 
 def _difference(
     bench: Bench, left: Sheet, right: Sheet, measure: Measure, config: JudgeConfig
-) -> Interval:
+) -> Compared:
     left_SNK, right_SNK = bench.values(left, measure), bench.values(right, measure)
-    return _interval(bench, left_SNK, right_SNK, measure, config, measure.gain)
+    return _compare(bench, left_SNK, right_SNK, measure, config, measure.gain)
 
 
-def _interval(
+def _compare(
     bench: Bench,
     left_SNK: Floats,
     right_SNK: Floats,
     measure: Measure,
     config: JudgeConfig,
     gain: float,
-) -> Interval:
-    interval = compare(
+) -> Compared:
+    found = compare(
         left_SNK,
         right_SNK,
         _clusters(bench),
@@ -256,7 +284,7 @@ def _interval(
         rng=np.random.default_rng(config.seed),
         resamples=config.resamples,
     )
-    return scaled(interval, gain)
+    return found.scaled(gain)
 
 
 def _lost(bench: Bench, teacher: Sheet, student: Sheet, measure: Measure) -> Floats:
@@ -274,7 +302,7 @@ def _clusters(bench: Bench) -> tuple[str, ...] | None:
     """The groups of the items; None where each item is its own, or all are in one.
 
     Within one group (a slice by layout, say) the claim is about that group, and its items are the
-    sampled units.
+    sampled units. Where all that is judged is one group, sentence and warnings say so.
     """
     groups = len(set(bench.clusters))
     return None if groups in (1, len(bench.items)) else bench.clusters
@@ -287,17 +315,39 @@ def _pairs(teacher: Sheet, student: Sheet, baselines: Sequence[Sheet]) -> list[t
 
 
 def _gate_on_test(
-    results: Sequence[SheetResult], primary: Measure, config: JudgeConfig
+    results: Sequence[SheetResult], parseable: float, primary: Measure, config: JudgeConfig
 ) -> TeacherGate:
     values = {result.name: result.scores[0].value for result in results}
     trivial = {n: v for n, v in values.items() if n in TRIVIAL and primary.better == "higher"}
     return teacher_gate(
         values[config.teacher_name],
         trivial,
-        results[0].counts[0].parseable,
+        parseable,
         lead=config.teacher_lead,
         least_parseable=config.min_parseable,
     )
+
+
+def _one_group(bench: Bench) -> tuple[str, ...]:
+    groups = set(bench.clusters)
+    if len(groups) > 1 or len(bench.items) == 1:
+        return ()
+    rest = "how groups differ is not known, so the verdict is about items of this group alone"
+    return (f"all {len(bench.items)} items are of one group ({groups.pop()!r}): {rest}",)
+
+
+def _not_judged(teacher: Counts, bench: Bench, config: JudgeConfig) -> tuple[str, ...]:
+    """How many of the given items have no reference, and what the verdict is about then."""
+    left, given = teacher.items - len(bench.items), teacher.items
+    if not left:
+        return ()
+    why = "no gold answer"
+    if config.reference == "teacher":
+        ways = ("unparsed", "refused", "failed", "missing")
+        told = (f"{getattr(teacher, way)} {way}" for way in ways if getattr(teacher, way))
+        why = f"no answer of the teacher that can be read ({', '.join(told)})"
+    rest = f"the verdict is about items like the other {len(bench.items)}"
+    return (f"{left} of {given} items have {why} and are not judged: {rest}",)
 
 
 def _warnings(
@@ -322,7 +372,13 @@ def _warnings(
         found.append("two training seeds: their spread is poorly known")
     if config.margin_record is None:
         found.append("nothing records that the margin was fixed before the answers were seen")
-    if config.reference == "teacher":
+    elif config.margin_record.changed_at is not None:
+        found.append(
+            "margin or metric were changed after answers to the test items were there: this is no "
+            f"test of what was claimed before them, {config.margin_record.margin:g} by "
+            f"{config.margin_record.metric}"
+        )
+    if config.reference == "teacher" and config.primary != "function":
         found.append(
             "there is no gold: the teacher's own answers are the reference, so its score is "
             "perfect by definition and the difference measures agreement only"

@@ -17,7 +17,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from stillhouse.parity.baselines import Example, Sheet
+from stillhouse.parity.baselines import Example, Sheet, need_examples
 from stillhouse.parity.items import Item
 from stillhouse.teachers.chat import Reply
 
@@ -30,6 +30,7 @@ def ngram_answers(training: Sequence[Example], items: Sequence[Item]) -> Sheet:
 
     As an answer it gives the commonest one of training. Items without gold get no likelihood.
     """
+    need_examples(training)
     model = ByteNgrams(example.answer for example in training)
     common = Counter(example.answer for example in training).most_common(1)[0][0]
     return {

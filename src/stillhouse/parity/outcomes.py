@@ -1,8 +1,9 @@
 """What an answer says, or why it says nothing: the parse rules that every score shares.
 
 Label, rule `exact` (the default): the whole reply, after NFKC, trimming and case folding, is one of
-the labels. Rule `first_word`: the reply, after leading punctuation, *begins* with a label that ends
-at a word boundary; the longest such label counts. A reply that carries `label_scores` answers with
+the labels. Rule `first_word`: the reply *begins* with a label that ends at a word boundary, after
+as little leading punctuation as leaves one there; the longest such label counts, and the sign of a
+number is no punctuation. A reply that carries `label_scores` answers with
 the label of the highest score (the first one of a tie).
 
 JSON: the whole reply is one object, at most wrapped in a single code fence. Keys may not repeat,
@@ -35,6 +36,7 @@ Status = Literal["answered", "unparsed", "refused", "failed", "missing"]
 Channel = Literal["free text", "constrained", "label scores", "none"]
 
 _FENCE = re.compile(r"\A```[^\n`]*\n(.*?)\n?```\Z", re.DOTALL)
+_PUNCTUATION = re.compile(r"\A(?:(?![-+]\d)[\W_])*")
 _REFUSAL = re.compile(
     r"\A\W*(?:i['’]?\s?a?m (?:really |very |so )?sorry|sorry[,.! ]|i apologi[sz]e|unfortunately,? i"
     r"|i (?:can ?not|can['’]?t|am unable|won['’]?t|will not|am not able)"
@@ -142,9 +144,26 @@ def parse_label(text: str, labels: Sequence[str], rule: LabelRule = "exact") -> 
     by_form = {_fold(label): label for label in labels}
     if rule == "exact":
         return by_form.get(folded)
-    head = re.sub(r"\A[\W_]+", "", folded)
-    hits = [form for form in by_form if re.match(re.escape(form) + r"(?!\w)", head)]
-    return by_form[max(hits, key=len)] if hits else None
+    bare = _PUNCTUATION.sub("", folded)
+    for start in range(len(folded) - len(bare) + 1):
+        hits = [form for form in by_form if re.match(re.escape(form) + r"(?!\w)", folded[start:])]
+        if hits:
+            return by_form[max(hits, key=len)]
+    return None
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raise InputError for two labels that no reply can tell apart."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        first = seen.get(_fold(label))
+        if first is not None:
+            raise InputError(
+                f"the labels {first!r} and {label!r} read alike: replies are compared without "
+                "case and surrounding space",
+                repair="keep one of the two in task.labels; data.gold_map can translate the gold",
+            )
+        seen[_fold(label)] = label
 
 
 def parse_document(text: str) -> dict[str, Any] | None:

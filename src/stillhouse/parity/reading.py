@@ -16,6 +16,7 @@ import orjson
 
 from stillhouse.exchanges.errors import InputError
 from stillhouse.parity.items import Item, Task
+from stillhouse.parity.outcomes import parse_document
 from stillhouse.parity.tables import Format, Row, Table, kind_of, open_table
 from stillhouse.parity.turns import FinalReply, Prompt, read_turns
 from stillhouse.teachers.chat import Message
@@ -288,15 +289,12 @@ def _checked_gold(gold: str, row: Row, spec: DataSpec, task: Task) -> str:
             place=row.place,
             repair=_nearest(gold, task.labels) + "; data.gold_map can translate it",
         )
-    if task.kind == "json":
-        try:
-            orjson.loads(gold)
-        except orjson.JSONDecodeError as error:
-            raise InputError(
-                f"the gold answer is not JSON: {error.msg}",
-                place=row.place,
-                repair="write the document itself or its JSON text",
-            ) from error
+    if task.kind == "json" and parse_document(gold) is None:
+        raise InputError(
+            f"the gold answer is not one JSON object: {gold[:60]!r}",
+            place=row.place,
+            repair="write the document itself or its JSON text, with each key once",
+        )
     return gold
 
 

@@ -84,9 +84,11 @@ def absent_baselines(inputs: ReportInputs) -> dict[str, str]:
     """Every baseline that should stand beside the verdict and does not, with the reason."""
     judgement = inputs.judgement
     present = {sheet.name for sheet in judgement.sheets}
+    reasons = {**inputs.absent, **judgement.absent}
+    names = (*standing(judgement.config.task.kind, judgement.verdict.metric), *judgement.absent)
     return {
-        name: inputs.absent.get(name, "it was not given, and no reason was")
-        for name in standing(judgement.config.task.kind, judgement.verdict.metric)
+        name: reasons.get(name, "it was not given, and no reason was")
+        for name in names
         if name not in present
     }
 

@@ -131,27 +131,51 @@ def read_sheets(
     }
 
 
+def judged_rows(
+    items: Sequence[Item], teacher: Sheet, reference: Literal["gold", "teacher"]
+) -> list[int]:
+    """The items that have a reference: a gold answer, or one of the teacher's that can be read.
+
+    Raises InputError where none has.
+    """
+    if reference == "gold":
+        rows = [row for row, item in enumerate(items) if item.gold is not None]
+        if not rows:
+            raise InputError(
+                f"none of the {len(items)} items has a gold answer, the first is {items[0].id!r}",
+                repair='add gold answers, or judge against the teacher: reference "teacher"',
+            )
+        return rows
+    outcomes = teacher.seeds[0]
+    rows = [row for row, outcome in enumerate(outcomes) if outcome.status == "answered"]
+    if not rows:
+        raise InputError(
+            f"there is no gold, and none of {teacher.name}'s {len(items)} answers can be read:"
+            " nothing can be compared",
+            place=f"the first is {outcomes[0].shown[:60]!r} ({outcomes[0].status})",
+            repair="look at its answers and the label rule, or add gold answers",
+        )
+    return rows
+
+
 def open_bench(
     task: Task, items: tuple[Item, ...], teacher: Sheet, reference: Literal["gold", "teacher"]
 ) -> Bench:
-    """Items with their references: gold, or the teacher's own answers.
+    """Items with their references: gold, or the teacher's own answers; None where there is none.
 
-    Raises InputError where an item lacks its gold answer.
+    Raises InputError for a gold answer that cannot be read.
     """
-    if reference == "teacher":
-        return Bench(
-            task=task,
-            items=items,
-            references=tuple(outcome.value for outcome in teacher.seeds[0]),
-        )
-    bare = [item.id for item in items if item.gold is None]
-    if bare:
-        raise InputError(
-            f"{len(bare)} of {len(items)} items have no gold answer, the first is {bare[0]!r}",
-            repair='add gold answers, or judge against the teacher: reference "teacher"',
-        )
-    references = tuple(read_reference(task, item) for item in items)
+    references = (
+        tuple(outcome.value for outcome in teacher.seeds[0])
+        if reference == "teacher"
+        else tuple(None if item.gold is None else read_reference(task, item) for item in items)
+    )
     return Bench(task=task, items=items, references=references)
+
+
+def reference_of(items: Sequence[Item]) -> Literal["gold", "teacher"]:
+    """What to judge by: gold answers, or the teacher's where there are none."""
+    return "gold" if any(item.gold is not None for item in items) else "teacher"
 
 
 def channel_scores(bench: Bench, sheet: Sheet, measure: Measure) -> tuple[ChannelScore, ...]:

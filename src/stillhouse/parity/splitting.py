@@ -72,7 +72,7 @@ def read_splits(data: DataSpec, split: Split, task: Task) -> Splits:
     if split.test_file is not None:
         named["test"] = read_items(dataclasses.replace(data, path=split.test_file), task)
     files = {"train": data.path, "validation": split.validation_file, "test": split.test_file}
-    _refuse_shared({str(files[n]): i for n, i in (("train", items), *named.items())})
+    _refuse_shared([(str(files[n]), part) for n, part in (("train", items), *named.items())])
     return divide(items, split, named)
 
 
@@ -149,17 +149,17 @@ def _repair(items: Sequence[Item], split: Split, named: Iterable[SplitName]) -> 
     )
 
 
-def _refuse_shared(files: dict[str, tuple[Item, ...]]) -> None:
-    """Raise InputError when an id or a group is in more than one file."""
-    ids: dict[str, str] = {}
-    groups: dict[str, str] = {}
-    for file, items in files.items():
+def _refuse_shared(files: Sequence[tuple[str, tuple[Item, ...]]]) -> None:
+    """Raise InputError when an id or a group is in more than one file, or a file named twice."""
+    ids: dict[str, int] = {}
+    groups: dict[str, int] = {}
+    for number, (file, items) in enumerate(files):
         for item in items:
             for what, value, seen in (("id", item.id, ids), ("group", item.group, groups)):
-                first = seen.setdefault(value, file)
-                if first != file:
+                first = seen.setdefault(value, number)
+                if first != number:
                     raise InputError(
-                        f"the {what} {value!r} is also in {first}",
+                        f"the {what} {value!r} is also in {files[first][0]}",
                         place=file,
                         repair="an item may be in one file only, with all of its group",
                     )

@@ -16,8 +16,9 @@ from typing import Literal
 from scipy.stats import norm
 
 from stillhouse.exchanges.errors import InputError
+from stillhouse.parity.comparisons import Compared
 from stillhouse.parity.scores import Measure
-from stillhouse.statistics import Interval, noninferiority
+from stillhouse.statistics import Interval, noninferiority, required_n
 
 Outcome = Literal["non-inferior", "inferior", "not shown"]
 
@@ -27,10 +28,17 @@ PARSEABLE = 0.95  # share
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarginRecord:
-    """When and where the margin was fixed: the digest of the recipe that holds it."""
+    """When and where the margin was fixed: the digest of the recipe that holds it.
+
+    Where margin or metric were changed with answers to the test items there, `changed_at` says
+    when, and `margin` and `metric` what was claimed before.
+    """
 
     recipe_digest: str
     recorded_at: str  # ISO 8601, UTC
+    margin: float | None = None
+    metric: str | None = None
+    changed_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +48,9 @@ class Verdict:
     Margin, bound and interval are in `unit`: points of 100, or bits per byte.
 
     `smallest_margin_shown`: these answers show non-inferiority for every margin above it.
-    `smallest_margin_possible`: the same, had the two models scored alike; no smaller margin was
-    within reach of this test. `items_needed`: items, drawn as these were, to show the margin with
-    80 % power if the two are in truth equally good.
+    `smallest_margin_possible`: the same, had the two models scored alike. `items_needed`: items,
+    drawn as these were, to show the margin with 80 % power if the two are in truth equally good;
+    None where the spread between training seeds stands in the way of any number.
     """
 
     outcome: Outcome
@@ -55,7 +63,7 @@ class Verdict:
     bound: float
     smallest_margin_shown: float
     smallest_margin_possible: float
-    items_needed: int
+    items_needed: int | None
     items: int
     groups: int
     seeds: int
@@ -73,7 +81,7 @@ class TeacherGate:
 
 
 def decide(
-    interval: Interval,
+    compared: Compared,
     margin: float,
     measure: Measure,
     *,
@@ -84,15 +92,16 @@ def decide(
     margin_record: MarginRecord | None,
     names: tuple[str, str] = ("the student", "the teacher"),
 ) -> Verdict:
-    """Turn the interval of student minus teacher into a verdict and a sentence.
+    """Turn the difference of student minus teacher into a verdict and a sentence.
 
-    `interval` is two-sided at 1 - 2 alpha. Raises InputError for a margin that is not positive.
+    Its interval is two-sided at 1 - 2 alpha. Raises InputError for a margin that is not positive.
     """
     if not 0 < margin < float("inf"):
         raise InputError(
             f"a margin of {margin!r} decides nothing",
             repair="give the loss you would accept, for example 5 for five points",
         )
+    interval = compared.interval
     test = noninferiority(interval, margin)
     return Verdict(
         outcome=test.verdict,
@@ -101,9 +110,9 @@ def decide(
             interval,
             names,
             measure.unit,
-            sure=f"{100 * (1 - alpha):.0f} % confidence",
-            allowed=("the margin" if margin_record is None else "the margin fixed before the run")
-            + f" allows {amount(margin, measure.unit)}",
+            one_group=groups == 1 < items,
+            sure=f"{100 * (1 - alpha):g} % confidence",
+            allowed=f"{_the_margin(margin_record)} allows {amount(margin, measure.unit)}",
         ),
         metric=measure.name,
         unit=measure.unit,
@@ -113,7 +122,7 @@ def decide(
         bound=interval.low,
         smallest_margin_shown=test.smallest_margin_shown,
         smallest_margin_possible=test.smallest_margin_if_equal,
-        items_needed=_items_needed(test.smallest_margin_if_equal, margin, items, alpha),
+        items_needed=_items_needed(compared, margin, items, alpha),
         items=items,
         groups=groups,
         seeds=seeds,
@@ -150,15 +159,33 @@ def teacher_gate(
     )
 
 
-def _items_needed(reach: float, margin: float, items: int, alpha: float) -> int:
-    """Items at 80 % power, from the distance that `items` of them put below the estimate."""
+def _items_needed(compared: Compared, margin: float, items: int, alpha: float) -> int | None:
+    """Items at 80 % power: independent right or wrong by the score test, others by their reach.
+
+    The reach is what `items` of them put below the estimate; what seeds add does not shrink with
+    items. None where that alone is too much.
+    """
+    if compared.discordance is not None and margin < 100:
+        return required_n(margin / 100, compared.discordance, alpha=alpha)
     z_alpha, z_power = float(norm.isf(alpha)), float(norm.isf(0.2))
-    return math.ceil(items * (reach * (1 + z_power / z_alpha) / margin) ** 2)
+    allowed = (margin / (1 + z_power / z_alpha)) ** 2 - compared.seeds**2
+    if allowed <= 0:
+        return None
+    return math.ceil(items * (compared.of_items.estimate - compared.of_items.low) ** 2 / allowed)
 
 
 def amount(value: float, unit: str) -> str:
     """A difference in the words of its unit: `2.1 points`, `0.031 bits/byte`."""
     return f"{value:.1f} points" if unit == "points" else f"{value:.3f} {unit}"
+
+
+def _the_margin(record: MarginRecord | None) -> str:
+    if record is None:
+        return "the margin"
+    if record.changed_at is None:
+        return "the margin fixed before the run"
+    before = f"{record.margin:g} by {record.metric}"
+    return f"the margin, changed after results were there (before: {before}),"
 
 
 def _sentence(
@@ -167,6 +194,7 @@ def _sentence(
     names: tuple[str, str],
     unit: str,
     *,
+    one_group: bool,
     sure: str,
     allowed: str,
 ) -> str:
@@ -184,7 +212,7 @@ def _sentence(
             f"{student} may lose up to {lost} against {teacher} ({sure}), and {allowed}: "
             "these items do not settle it."
         )
-    return _capital(found)
+    return f"Within the one group tested, {found}" if one_group else _capital(found)
 
 
 def _capital(text: str) -> str:

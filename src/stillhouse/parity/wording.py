@@ -85,6 +85,16 @@ def duration(us: int | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
+def pays_off(cost: CostReport, requests: int | None) -> str:
+    """After how many requests, `never` where the student is not cheaper, or that it is unknown."""
+    if requests is not None:
+        return f"{requests:,} requests"
+    prices = cost.teacher.price.nano_per_thousand, cost.student.price.nano_per_thousand
+    if prices[0] is not None and prices[1] is not None and prices[0] <= prices[1]:
+        return "never: the student is not cheaper"
+    return UNKNOWN
+
+
 def clean(text: str) -> str:
     """A text without control, format, private and lone surrogate characters (line ends stay)."""
     return "".join(

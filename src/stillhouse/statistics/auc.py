@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stillhouse.exchanges.errors import InputError
-from stillhouse.statistics.bootstrap import studentised_statistic
+from stillhouse.statistics.bootstrap import CHUNK_CELLS, studentised_statistic
 from stillhouse.statistics.choice import Difference, choose_interval
 from stillhouse.statistics.interval import (
     Floats,
@@ -129,7 +129,7 @@ def _weighted_auc(
     first = np.searchsorted(ordered, ordered[truth_N], side="left")
     last = np.searchsorted(ordered, ordered[truth_N], side="right")
 
-    def replicate(counts_RG: Floats) -> Floats:
+    def areas(counts_RG: Floats) -> Floats:
         weights_RN = counts_RG[:, code_N]
         negative_RN = np.zeros((len(counts_RG), len(ordered) + 1))
         np.cumsum(weights_RN * ~truth_N, axis=1, out=negative_RN[:, 1:])
@@ -138,5 +138,11 @@ def _weighted_auc(
         with np.errstate(invalid="ignore", divide="ignore"):
             area: Floats = won / (positive_RP.sum(1) * negative_RN[:, -1])
         return area
+
+    def replicate(counts_RG: Floats) -> Floats:
+        # In pieces: a few units can hold very many items.
+        rows = max(1, CHUNK_CELLS // len(ordered))
+        pieces = range(0, len(counts_RG), rows)
+        return np.concatenate([areas(counts_RG[start : start + rows]) for start in pieces])
 
     return replicate

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stillhouse.exchanges.errors import InputError
 from stillhouse.statistics.interval import Floats
 
-_CHUNK_CELLS = 1 << 20
+CHUNK_CELLS = 1 << 20
 
 
 def draw_counts(
@@ -29,7 +29,7 @@ def draw_counts(
     """Yield, in chunks, how often each unit is in each resample: (r, G), rows summing to G."""
     if resamples < 200:
         raise InputError(f"{resamples} resamples are too few for a quantile", repair="use 4000")
-    rows = max(1, _CHUNK_CELLS // units)
+    rows = max(1, CHUNK_CELLS // units)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         drawn = rng.integers(0, units, (count, units), dtype=np.int32)

@@ -10,6 +10,10 @@ chose it):
 3. fewer than 30 units: t with CR2 and Satterthwaite's degrees of freedom, t(G - 1) for equal ones;
 4. otherwise the studentised bootstrap, each bound no tighter than that of rule 3.
 
+Partial scores of a known range may hide rare total failures behind many small differences: 300
+items often hold none of a failure in 200, and the spread of the others says nothing of it. So by
+rules 3 and 4 they get no bound tighter than that of rule 2.
+
 Rule 2 divides counts and n by the measured design effect (never less than 1) and by the squared
 ratio of the t to the normal quantile, as Korn and Graubard (1998) do for shares. Values that are
 not -1, 0, 1 enter as the counts of the step s = sum d^2 / sum |d| that has their mean and
@@ -99,6 +103,11 @@ def choose_interval(difference: Difference, level: float) -> Interval:
             f"studentised bootstrap of {units} {'items' if clusters is None else 'clusters'}, "
             f"{len(draws)} resamples; no bound tighter than CR2"
         )
+    if difference.span is not None and not difference.binary:
+        least = _score(difference, level, "tango-clustered", "")
+        if least.low < low or least.high > high:
+            low, high = min(low, least.low), max(high, least.high)
+            note += "; widened to the score interval: a rare loss of the whole range may be unseen"
     return _finish(difference, level, method, note, low, high, df)
 
 

@@ -86,7 +86,10 @@ def sign_flip_test(
     method: Literal["enumeration", "convolution", "monte-carlo"]
     drawn: int | None = None
     if steps is not None:
-        tail, method = _convolve(steps, target / (sizes.min() / steps.min())), "convolution"
+        # Summed in steps: the sum of unrounded values can lie beyond all sums of rounded ones.
+        total = int((np.sign(values).astype(np.int64) * steps).sum())
+        tail = _convolve(steps, abs(total) if side == "two-sided" else total)
+        method = "convolution"
     elif len(sizes) <= _ENUMERATED_AT_MOST:
         tail, method = _enumerate(sizes, target), "enumeration"
     elif rng is None:
@@ -120,7 +123,7 @@ def _as_steps(sizes: Floats) -> NDArray[np.int64] | None:
     return None
 
 
-def _convolve(steps: NDArray[np.int64], target: float) -> float:
+def _convolve(steps: NDArray[np.int64], target: int) -> float:
     """P(sum of +-steps >= target), adding positive terms only: small tails keep their digits."""
     share = np.ones(1)  # share[k] = P(sum = 2 k - sum(steps))
     for step in np.sort(steps):
@@ -128,8 +131,7 @@ def _convolve(steps: NDArray[np.int64], target: float) -> float:
         longer[: len(share)] = share / 2
         longer[step:] += share / 2
         share = longer
-    first = math.ceil((target + int(steps.sum())) / 2 - 1e-6)
-    return float(share[max(first, 0) :].sum())
+    return float(share[(target + int(steps.sum())) // 2 :].sum())
 
 
 def _sums(sizes: Floats) -> Floats:

@@ -9,8 +9,9 @@ with q the maximum-likelihood share of the c cell under delta: the positive root
 2n q^2 + (2n delta - b (1 + delta) - c (1 - delta)) q - c delta (1 - delta) = 0 in the paper's
 parametrisation. It does not collapse when b = c = 0: the bounds are then +-z^2 / (n + z^2).
 Close to its level, not exact: when one cell is empty and the other holds 3 to 8 pairs, a one-sided
-bound can fall to 0.90 at a nominal 0.95 on the side towards which the truth leans; the lower bound
-of a difference that is truly negative, which is what non-inferiority uses, errs on the safe side.
+bound can fall to 0.90 at a nominal 0.95 on the side towards which the truth leans. The lower bound
+of a difference that is truly negative, which is what non-inferiority uses, covers 0.93 at the least
+from 50 pairs on and 0.92 at 20, by exact summation where side a is never right alone.
 
 Source: Tango (1998), Statistics in Medicine 17:891-908.
 """

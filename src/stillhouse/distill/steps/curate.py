@@ -105,10 +105,16 @@ def teacher_worth(
 ) -> TeacherGate | None:
     """Judge the teacher on validation items against trivial methods that learn from its replies.
 
-    None where validation items have no gold answers to judge it by.
+    None where fewer than two validation items have a gold answer to judge it by.
     """
-    items = answered_by_one(run.splits.validation.items, validation_replies)
-    if not items or any(item.gold is None for item in items):
+    answered = answered_by_one(run.splits.validation.items, validation_replies)
+    items = tuple(item for item in answered if item.gold is not None)
+    if len(items) < len(answered):
+        run.progress.say(
+            f"{len(items):,} of {len(answered):,} validation items have a gold answer: "
+            + ("the teacher is judged on these" if len(items) > 1 else "no check of the teacher")
+        )
+    if len(items) < 2:
         return None
     baselines = trivial_baselines(run, items, train_replies).sheets
     config = JudgeConfig(

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orjson
-
 from stillhouse.distill.baselines import absent_students, gold_baselines, trivial_baselines
+from stillhouse.distill.claims import margin_record
 from stillhouse.distill.costing import not_measured, time_models, unconstrained
 from stillhouse.distill.parsing import build
 from stillhouse.distill.references import scores_references, with_references
@@ -22,7 +21,6 @@ from stillhouse.parity import (
     Item,
     JudgeConfig,
     Judgement,
-    MarginRecord,
     Price,
     TeacherGate,
     TrainingCost,
@@ -34,6 +32,7 @@ from stillhouse.parity import (
     write_answers,
 )
 from stillhouse.parity.scores import default_metric
+from stillhouse.parity.sheets import reference_of
 from stillhouse.parity.standing import standing
 from stillhouse.teachers import answers_alone
 
@@ -123,20 +122,17 @@ def scores_labels(run: Run) -> bool:
 
 
 def judge_config(run: Run) -> JudgeConfig:
-    """What is claimed, with the digest of the recipe that fixed it before the run."""
+    """What is claimed, with the record of when it was fixed."""
     spec = run.recipe.judge
     gate = run.read("curate", "gate.json")
-    manifest = orjson.loads((run.folder / "manifest.json").read_bytes())
     return JudgeConfig(
         task=run.task,
         margin=spec.margin,
         primary=spec.metric,
         function=spec.function,
         label_rule=run.recipe.curate.label_rule,
-        reference="gold" if all(i.gold is not None for i in judged_items(run)) else "teacher",
-        margin_record=MarginRecord(
-            recipe_digest=manifest["recipe_digest"], recorded_at=manifest["started"]
-        ),
+        reference=reference_of(judged_items(run)),
+        margin_record=margin_record(run),
         validation=None if gate is None else build(TeacherGate, gate, place="gate.json"),
         constrained=("teacher",) if run.recipe.teacher.constrain else (),
         teacher_lead=spec.teacher_lead,
