@@ -266,7 +266,7 @@ def _short(run: Run) -> TrainConfig:
     return dataclasses.replace(
         run.recipe.train,
         steps=steps,
-        dtype=run.plan["precision"]["train"],
+        dtype=run.decided["precision"]["train"],
         evaluate_every=steps,
         patience=None,
         divergence=None,

@@ -15,7 +15,7 @@ import orjson
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.progress import Progress, Silent
 from stillhouse.distill.recipe import Recipe
-from stillhouse.distill.run import Run, write_json
+from stillhouse.distill.run import DECIDED, Run, write_json
 from stillhouse.distill.stages import Stage, StageRecord, check_unchanged, run_stages
 from stillhouse.distill.steps.curate import run_curate
 from stillhouse.distill.steps.judge import run_judge
@@ -69,14 +69,54 @@ FREE = {  # how a run is carried out, not what comes out of it
     "train.shard",
 }
 _BASE = ("task", "data", "split", "seed")
+_PRICES = ("teacher.price_in_nano", "teacher.price_out_nano")
+_CLAIM = ("judge.margin", "judge.metric", "judge.function")
+_FORECAST = (  # what of training decides how long it takes, and in which memory
+    *("epochs", "steps", "batch_size", "micro_batch_tokens", "dtype", "freeze_embeddings"),
+    *("freeze_layers", "label_targets", "evaluate_every", "divergence"),
+)
+_DECIDED = f"plan/{DECIDED}"
 STAGES: tuple[Stage[Run], ...] = (
     Stage(
-        "plan", _of(*_BASE, "teacher", "student", "train", "judge", "seeds"), run_plan, cheap=True
+        "plan",
+        _of(
+            *_BASE,
+            *("teacher", "student", "seeds", "judge.gold_student", "judge.writing"),
+            *(f"train.{name}" for name in _FORECAST),
+            *_CLAIM,
+        ),
+        run_plan,
+        cheap=True,
+        tells=frozenset({"judge.margin", "judge.function", *_PRICES}),
     ),
-    Stage("label", _of(*_BASE, "teacher"), run_label, keeps_work=True),
-    Stage("curate", _of(*_BASE, "curate", "judge"), run_curate),
-    Stage("train", _of(*_BASE, "student", "train", "seeds", "judge.gold_student"), run_train),
-    Stage("judge", _of(*_BASE, "judge"), run_judge),
+    Stage("label", _of(*_BASE, "teacher"), run_label, reads=(_DECIDED,), keeps_work=True),
+    Stage(
+        "curate",
+        _of(
+            *_BASE,
+            *("curate", "teacher.reasoning", "teacher.reasoning_delimiters"),
+            *_CLAIM,
+            *("judge.teacher_lead", "judge.min_parseable"),
+        ),
+        run_curate,
+        reads=(_DECIDED, "label/*.jsonl"),
+    ),
+    Stage(
+        "train",
+        _of(
+            *_BASE,
+            *("student", "train", "seeds", "judge.gold_student"),
+            *(f"teacher.{name}" for name in ("kind", "model", "package", "template", "answer")),
+        ),
+        run_train,
+        reads=(_DECIDED, "curate/targets.jsonl"),
+    ),
+    Stage(
+        "judge",
+        _of(*_BASE, "judge", "teacher"),
+        run_judge,
+        reads=(_DECIDED, "label/*", "curate/gate.json", "train/*"),
+    ),
     Stage("report", _of("name"), run_report),
 )
 

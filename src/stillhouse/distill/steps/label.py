@@ -71,7 +71,7 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
     interrupted computes the same batches, and so the same rounding, as one that was not.
     """
     teacher = run.recipe.teacher
-    dtype = run.plan["precision"]["teacher"]
+    dtype = run.decided["precision"]["teacher"]
     model = run.load(run.teacher_place, dtype)
     requests = {item.id: run.request(item) for item in items}
     ordered = sorted(items, key=lambda item: (-model.count_tokens(requests[item.id]), item.id))

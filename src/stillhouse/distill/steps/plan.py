@@ -9,7 +9,7 @@ from stillhouse.distill.asking import open_endpoint, price_of
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.permission import require_permit
 from stillhouse.distill.references import check_metric
-from stillhouse.distill.run import Run, write_json
+from stillhouse.distill.run import DECIDED, Run, write_json
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item, Metric
 from stillhouse.parity.cost import dollars
@@ -18,6 +18,7 @@ from stillhouse.statistics import required_n, required_n_continuous
 from stillhouse.teachers.budget import bound_tokens
 
 PLAN = "plan.json"
+DECISIONS = ("train_items", "steps", "precision", "work", "compiled")
 DISCORDANCE = (0.05, 0.1, 0.2)  # shares of items that one of the two models alone gets right
 DEVIATIONS = (0.1, 0.2, 0.3)  # of the differences of partial scores
 RIGHT_OR_WRONG = {"accuracy", "exact_match", "document_match", "document_match_published"}
@@ -32,7 +33,10 @@ TIMES = {  # the parts that a plan predicts, in their order
 
 
 def run_plan(run: Run, folder: Path) -> None:
-    """Write `plan.json`; raises InputError or Stopped with the repair where the run would fail."""
+    """Write `plan.json`, and what of it decides about later stages as `decided.json`.
+
+    Raises InputError or Stopped with the repair where the run would fail.
+    """
     permit = require_permit(run)
     if run.recipe.teacher.kind == "endpoint":
         open_endpoint(run.recipe.teacher, run.recipe.seed)  # a bad address, a key that is not set
@@ -59,6 +63,7 @@ def run_plan(run: Run, folder: Path) -> None:
     plan |= fit(run, plan)
     plan["teacher"] = _teacher_cost(run)
     _room(run, plan)
+    write_json(folder / DECIDED, {name: plan[name] for name in DECISIONS if name in plan})
     write_json(folder / PLAN, plan)
     for line in _sentences(plan):
         run.progress.say(line)

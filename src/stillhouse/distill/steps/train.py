@@ -84,7 +84,7 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
     folder = run.folder / "train" / name
     train_split, validation, targets = read_targets(run)
     config = dataclasses.replace(
-        run.recipe.train, dtype=run.plan["precision"]["train"], **_steps(run)
+        run.recipe.train, dtype=run.decided["precision"]["train"], **_steps(run)
     )
     model, tokenizer = build_student(run)
     if name == "gold":
@@ -142,7 +142,7 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
             labels=run.task.labels,
             teacher=teacher,
             ranks=ranks,
-            compiled=bool(run.plan.get("compiled")),
+            compiled=bool(run.decided.get("compiled")),
         )
     run.progress.say(
         f"{name}: {result.steps} of {result.planned_steps} steps, {result.examples:,}"
@@ -178,7 +178,7 @@ def build_student(run: Run, dtype: str = "float32") -> tuple[Any, Any]:
 
 
 def _steps(run: Run) -> dict[str, Any]:
-    steps = run.plan.get("steps")
+    steps = run.decided.get("steps")
     return {} if steps is None else {"steps": steps}
 
 

@@ -1,0 +1,95 @@
+"""What of a run is done again when something changed, and what is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.distill.run_orders import RECORDED, write_task
+from tests.teachers.conftest import Endpoint
+
+from stillhouse.distill import fitting, read_recipe, run_recipe
+from stillhouse.distill.progress import Silent
+
+Build = Callable[..., Any]
+
+
+class Seen(Silent):
+    """The stages that were worked on, and what was said."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.said: list[str] = []
+
+    def stage(self, name: str, state: str, seconds: float) -> None:
+        if state == "started":
+            self.started.append(name)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(autouse=True)
+def _quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "PROBE_S", 0.0)
+
+
+@pytest.fixture
+def task(tmp_path: Path, tiny_model: Build, tiny_tokenizer: Build) -> Callable[..., Path]:
+    def write(teacher: str = RECORDED, more: str = "") -> Path:
+        return write_task(tmp_path, tiny_model(), tiny_tokenizer(), teacher=teacher, more=more)
+
+    return write
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    server.handler = lambda asked: asked.reply("positive")
+    server.start()
+    yield server
+    server.stop()
+
+
+def go_on(recipe: Path, until: str, *, accept: bool = False) -> Seen:
+    """One attempt in the folder beside the recipe."""
+    seen, folder = Seen(), recipe.parent / "run"
+    run_recipe(
+        read_recipe(recipe), folder=folder, until=until, accept_changes=accept, progress=seen
+    )
+    return seen
+
+
+def change(recipe: Path, old: str, new: str) -> None:
+    text = recipe.read_text()
+    assert old in text
+    recipe.write_text(text.replace(old, new))
+
+
+def endpoint_of(server: Endpoint, more: str = "") -> str:
+    return f"kind: endpoint, model: one, canaries: false, url: {server.url}{more}"
+
+
+def read(recipe: Path, name: str) -> Any:
+    return json.loads((recipe.parent / "run" / name).read_text())
+
+
+def test_a_price_in_the_cost_table_costs_no_training(task: Callable[..., Path]) -> None:
+    recipe = task()
+    go_on(recipe, "judge")
+    change(recipe, "judge: {", "judge: {machine_usd_per_hour: 2.0, ")
+    assert go_on(recipe, "judge", accept=True).started == ["judge"]
+
+
+def test_prices_that_are_added_cost_no_training(
+    task: Callable[..., Path], endpoint: Endpoint
+) -> None:
+    recipe = task(endpoint_of(endpoint))
+    go_on(recipe, "train")
+    change(recipe, "canaries: false", "canaries: false, price_in_nano: 100, price_out_nano: 200")
+    asked = len(endpoint.asked)
+    assert go_on(recipe, "train", accept=True).started == ["label"]
+    assert len(endpoint.asked) == asked, "replies are paid once"
