@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tests.teachers.conftest import Endpoint
 
 from stillhouse.distill import fitting, read_recipe, run_recipe
 from stillhouse.distill.progress import Silent
+from stillhouse.exchanges import InputError
+from stillhouse.students import save_student
 
 Build = Callable[..., Any]
 
@@ -93,3 +96,55 @@ def test_prices_that_are_added_cost_no_training(
     asked = len(endpoint.asked)
     assert go_on(recipe, "train", accept=True).started == ["label"]
     assert len(endpoint.asked) == asked, "replies are paid once"
+
+
+def test_other_minutes_are_planned_for(task: Callable[..., Path]) -> None:
+    recipe = task(more="budget: {minutes: 60}\n")
+    go_on(recipe, "plan")
+    change(recipe, "minutes: 60", "minutes: 0.001")
+    with pytest.raises(InputError, match="minutes leave time"):
+        go_on(recipe, "plan")
+
+
+def test_an_edited_check_is_run_again(task: Callable[..., Path]) -> None:
+    recipe = task()
+    change(recipe, "curate: {", 'curate: {function: "checks:good", ')
+    checks = recipe.parent / "checks.py"
+    checks.write_text("def good(reply, item):\n    return True\n")
+    go_on(recipe, "curate")
+    kept = read(recipe, "curate/report.json")["kept"]
+    checks.write_text("def good(reply, item):\n    return reply == 'positive'\n")
+    with pytest.raises(InputError, match=r"curate\.function"):
+        go_on(recipe, "curate")
+    go_on(recipe, "curate", accept=True)
+    assert read(recipe, "curate/report.json")["kept"] < kept
+
+
+def test_by_another_label_rule_it_is_judged_again(task: Callable[..., Path]) -> None:
+    recipe = task()
+    go_on(recipe, "judge")
+    change(recipe, "curate: {", "curate: {label_rule: first_word, ")
+    assert go_on(recipe, "judge", accept=True).started == ["curate", "judge"]
+
+
+def test_other_weights_in_a_folder_are_noticed(
+    task: Callable[..., Path], tiny_model: Build, tiny_tokenizer: Build
+) -> None:
+    recipe = task("kind: local, model: small-model, answer: score")
+    go_on(recipe, "label")
+    save_student(tiny_model(seed=2), tiny_tokenizer(), recipe.parent / "other")
+    shutil.rmtree(recipe.parent / "small-model")
+    (recipe.parent / "other").rename(recipe.parent / "small-model")
+    with pytest.raises(InputError, match=r"student\.start, teacher\.model"):
+        go_on(recipe, "label")
+
+
+def test_a_task_that_is_moved_goes_on(task: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = task("kind: local, model: small-model, answer: score")
+    (tmp_path / "one").mkdir()
+    for path in [*tmp_path.iterdir()]:
+        if path.name != "one":
+            path.rename(tmp_path / "one" / path.name)
+    go_on(tmp_path / "one" / recipe.name, "label")
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert go_on(tmp_path / "two" / recipe.name, "label").started == []

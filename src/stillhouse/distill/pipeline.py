@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from stillhouse.distill.contents import recipe_values
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.progress import Progress, Silent
 from stillhouse.distill.recipe import Recipe
@@ -23,36 +23,23 @@ from stillhouse.distill.steps.label import run_label
 from stillhouse.distill.steps.plan import run_plan
 from stillhouse.distill.steps.report import run_report
 from stillhouse.distill.steps.train import in_group, run_train
-from stillhouse.exchanges import InputError, RunLock, content_digest, sha256_file
+from stillhouse.exchanges import InputError, RunLock, content_digest
 
 MANIFEST = "manifest.json"
 
 
-def _values(value: Any) -> Any:
-    """A part of the recipe as plain JSON values; of a file, its digest counts, not its place."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _values(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return sha256_file(value) if value.is_file() else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _values(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_values(item) for item in value]
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    return value
-
-
 def _of(*names: str) -> Any:
+    """The values of these parts and keys of the recipe, by key."""
+
     def inputs(run: Run) -> Mapping[str, Any]:
-        parts = {name: _values(attrgetter(name)(run.recipe)) for name in names}
-        flat = {
-            (name if key is None else f"{name}.{key}"): item
-            for name, part in parts.items()
-            for key, item in (part.items() if isinstance(part, dict) else [(None, part)])
-        }
-        if "teacher" in names and run.recipe.teacher.kind == "recording":
-            flat["teacher.model"] = _values(Path(run.recipe.teacher.model))
+        values = recipe_values(run.recipe)
+        flat: dict[str, Any] = {}
+        for name in names:
+            found = functools.reduce(lambda part, key: part[key], name.split("."), values)
+            if isinstance(found, dict):
+                flat |= {f"{name}.{key}": item for key, item in found.items()}
+            else:
+                flat[name] = found
         return {name: item for name, item in flat.items() if name not in FREE}
 
     return inputs
@@ -83,7 +70,7 @@ STAGES: tuple[Stage[Run], ...] = (
             *_BASE,
             *("teacher", "student", "seeds", "judge.gold_student", "judge.writing"),
             *(f"train.{name}" for name in _FORECAST),
-            *_CLAIM,
+            *("budget.minutes", *_CLAIM),
         ),
         run_plan,
         cheap=True,
@@ -113,7 +100,7 @@ STAGES: tuple[Stage[Run], ...] = (
     ),
     Stage(
         "judge",
-        _of(*_BASE, "judge", "teacher"),
+        _of(*_BASE, "judge", "teacher", "curate.label_rule"),
         run_judge,
         reads=(_DECIDED, "label/*", "curate/gate.json", "train/*"),
     ),
@@ -198,7 +185,7 @@ def run_recipe(
 def _write_manifest(run: Run, place: str) -> None:
     """Note what was asked, when it was first asked, and on which machine; kept when unchanged."""
     path = run.folder / MANIFEST
-    recipe = _values(run.recipe)
+    recipe = recipe_values(run.recipe)
     digest = content_digest({name: part for name, part in recipe.items() if name != "budget"})
     if path.exists():
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -185,7 +185,9 @@ class JudgeSpec:
     )
     min_parseable: float = key("least share of usable teacher replies on validation", 0.95)
     machine_usd_per_hour: float | None = key("price of this machine, for the cost table", None)
-    function: str | None = key("module:function of your own score (metric: function)", None)
+    function: str | None = key(
+        "module:function of your own score (metric: function), beside the recipe or installed", None
+    )
     gold_student: bool | None = key(
         "also train a student on gold answers, for comparison; when absent, where most have one",
         None,
@@ -206,9 +208,13 @@ class JudgeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSpec:
-    """Caps. Raising one never invalidates finished work."""
+    """Caps. Raising one of the teacher's never invalidates finished work."""
 
-    minutes: float | None = key("wall time to plan for; steps are cut to fit it", None)
+    minutes: float | None = key(
+        "wall time to plan for; training items are cut to fit it, so others are trained on when it"
+        " changes",
+        None,
+    )
     usd: float | None = key("most money for the teacher", None)
     tokens: int | None = key("most teacher tokens, in and out together", None)
     requests: int | None = key("most teacher requests", None)
@@ -237,7 +243,7 @@ def read_recipe(path: Path) -> Recipe:
     recipe = rooted(parse_yaml(path, Recipe), path.resolve().parent)
     if recipe.seeds < 1:
         raise InputError(f"seeds is {recipe.seeds}", place=str(path), repair="train at least one")
-    return _with_model_paths(recipe, path.resolve().parent)
+    return _with_functions(_with_model_paths(recipe, path.resolve().parent), path.resolve().parent)
 
 
 def rooted(value: T, folder: Path) -> T:
@@ -262,6 +268,26 @@ def _with_model_paths(recipe: Recipe, folder: Path) -> Recipe:
     if student.start != "teacher" and student.package is None:
         student = dataclasses.replace(student, start=str(folder / student.start))
     return dataclasses.replace(recipe, teacher=teacher, student=student)
+
+
+def _with_functions(recipe: Recipe, folder: Path) -> Recipe:
+    """The user's functions, each named by its file where that lies beside the recipe or the data.
+
+    Any other is a module that is installed.
+    """
+    folders = (folder, recipe.data.path.parent)
+    curate, judge = (
+        dataclasses.replace(part, function=_function(part.function, folders))
+        for part in (recipe.curate, recipe.judge)
+    )
+    return dataclasses.replace(recipe, curate=curate, judge=judge)
+
+
+def _function(name: str | None, folders: Sequence[Path]) -> str | None:
+    module, _, attribute = (name or "").rpartition(":")
+    file = module if module.endswith(".py") else module.replace(".", "/") + ".py"
+    found = next((path for f in folders if (path := f / file).is_file()), None)
+    return name if found is None else f"{found}:{attribute}"
 
 
 def with_model_path(teacher: TeacherSpec, folder: Path) -> TeacherSpec:
