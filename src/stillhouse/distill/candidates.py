@@ -197,7 +197,6 @@ def _training_ids(run: Run, start: Any) -> list[tuple[int, ...]]:
         start.template,
         window=start.window,
         overlong="skip",
-        cut_replies=run.recipe.train.cut_replies,
     )
     return [example.ids for example in found.examples]
 

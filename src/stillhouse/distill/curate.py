@@ -43,7 +43,10 @@ class CurateConfig:
 
     allow: tuple[FinishReason, ...] = field(
         default=(),
-        metadata={"help": "finish reasons besides stop and tool_calls whose replies train"},
+        metadata={
+            "help": "finish reasons besides stop and tool_calls whose replies train, without an end"
+            " of turn"
+        },
     )
     refusals: Literal["drop", "keep"] = field(
         default="drop",

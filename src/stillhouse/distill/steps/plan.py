@@ -18,7 +18,7 @@ from stillhouse.statistics import required_n, required_n_continuous
 from stillhouse.teachers.budget import bound_tokens
 
 PLAN = "plan.json"
-DECISIONS = ("train_items", "steps", "precision", "work", "compiled")
+DECISIONS = ("train_items", "precision", "work", "compiled")
 DISCORDANCE = (0.05, 0.1, 0.2)  # shares of items that one of the two models alone gets right
 DEVIATIONS = (0.1, 0.2, 0.3)  # of the differences of partial scores
 RIGHT_OR_WRONG = {"accuracy", "exact_match", "document_match", "document_match_published"}
