@@ -139,6 +139,26 @@ def test_the_items_that_a_margin_needs_are_planned_by_the_kind_of_score(
     assert plan["power"]["needed"][assumed] == needed
 
 
+def test_the_forecast_of_training_counts_replies(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "measure_speed", lambda *_, **__: 1000.0)
+    text = recipe.read_text().replace("kind: label, labels: [negative, positive]", "kind: text")
+    recipe.write_text(text)
+    replies = tmp_path / "replies.jsonl"
+    rows = [orjson.loads(line) for line in replies.read_bytes().splitlines()]
+    found = []
+    for words in (1, 31):
+        said = [row | {"reply": "good" + " good" * (words - 1)} for row in rows]
+        replies.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in said))
+        run_recipe(read_recipe(recipe), folder=tmp_path / str(words), until="plan")
+        plan = orjson.loads((tmp_path / str(words) / "plan" / "plan.json").read_bytes())
+        found.append((plan["tokens"]["example"], plan["seconds"]["train"]))
+    (few, short), (many, long) = found
+    assert many - few == 30, "a token a word"
+    assert long / short == pytest.approx(many / few)
+
+
 @pytest.mark.parametrize("whose", ["student", "teacher"])
 def test_a_template_that_drops_the_system_prompt_stops_the_plan(
     recipe: Path, tmp_path: Path, tiny_model: Build, tiny_tokenizer: Build, whose: str
