@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import CHATML
 from tests.distill.run_orders import RECORDED, write_task
 from tests.teachers.conftest import Endpoint
 
@@ -148,3 +149,28 @@ def test_a_task_that_is_moved_goes_on(task: Callable[..., Path], tmp_path: Path)
     go_on(tmp_path / "one" / recipe.name, "label")
     (tmp_path / "one").rename(tmp_path / "two")
     assert go_on(tmp_path / "two" / recipe.name, "label").started == []
+
+
+@pytest.mark.parametrize("changed", ["batch_size: 8", "template: other.jinja"])
+def test_a_local_teacher_is_asked_anew_when_changes_are_accepted(
+    task: Callable[..., Path], changed: str
+) -> None:
+    recipe = task("kind: local, model: small-model, answer: score")
+    (recipe.parent / "other.jinja").write_text(CHATML + "{# another #}")
+    go_on(recipe, "label")
+    change(recipe, "answer: score", f"answer: score, {changed}")
+    seen = go_on(recipe, "label", accept=True)
+    kept = recipe.parent / "run" / "label" / "replies-1.journal"
+    assert [line for line in seen.said if str(kept) in line]
+    assert kept.exists()
+
+
+def test_another_model_of_an_endpoint_is_asked_when_changes_are_accepted(
+    task: Callable[..., Path], endpoint: Endpoint
+) -> None:
+    recipe = task(endpoint_of(endpoint))
+    go_on(recipe, "label")
+    asked = len(endpoint.asked)
+    change(recipe, "model: one", "model: two")
+    go_on(recipe, "label", accept=True)
+    assert [one.body["model"] for one in endpoint.asked[asked:]] == ["two"] * asked

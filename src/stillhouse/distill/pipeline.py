@@ -164,7 +164,7 @@ def run_recipe(
     """
     progress = progress or Silent()
     folder = folder or Path("runs") / recipe.name
-    run = Run(recipe, folder, progress)
+    run = Run(recipe, folder, progress, accepts_changes=accept_changes)
     with in_group(run), RunLock(folder):
         if not accept_changes:
             check_unchanged(folder, STAGES, run)

@@ -54,6 +54,7 @@ class Run:
     folder: Path
     progress: Progress = field(default_factory=Silent)
     ranks: Ranks | None = None  # where torchrun started several of this process
+    accepts_changes: bool = False  # earlier work that no longer holds may be laid aside
     _models: dict[tuple[ModelPlace, str], Any] = field(default_factory=dict)
 
     @cached_property
