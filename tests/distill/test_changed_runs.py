@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from tests.conftest import CHATML
 from tests.distill.run_orders import RECORDED, write_task
-from tests.teachers.conftest import Endpoint
+from tests.teachers.conftest import Asked, Endpoint
 
 from stillhouse.distill import fitting, read_recipe, run_recipe
 from stillhouse.distill.progress import Silent
@@ -174,3 +175,32 @@ def test_another_model_of_an_endpoint_is_asked_when_changes_are_accepted(
     change(recipe, "model: one", "model: two")
     go_on(recipe, "label", accept=True)
     assert [one.body["model"] for one in endpoint.asked[asked:]] == ["two"] * asked
+
+
+def test_what_failed_is_asked_again_until_curation_has_begun(
+    task: Callable[..., Path], endpoint: Endpoint
+) -> None:
+    def refuse(asked: Asked) -> Any:
+        if "number 7 " in asked.prompt:
+            return web.json_response({"error": {"message": "odd"}}, status=400)
+        return asked.reply("positive")
+
+    endpoint.handler = refuse
+    recipe = task(endpoint_of(endpoint))
+    assert go_on(recipe, "label").started == ["plan", "label"]
+    assert go_on(recipe, "curate").started == ["label", "curate"]
+    asked = len(endpoint.asked)
+    assert go_on(recipe, "curate").started == []
+    endpoint.handler = lambda asked: asked.reply("positive")
+    assert go_on(recipe, "curate", accept=True).started == ["label", "curate"]
+    assert len(endpoint.asked) == asked + 1
+    assert read(recipe, "label/summary.json")["failures"] == {}
+
+
+def test_a_student_that_was_moved_away_is_placed_again(task: Callable[..., Path]) -> None:
+    recipe = task()
+    go_on(recipe, "report")
+    (recipe.parent / "run" / "student").rename(recipe.parent / "mine")
+    assert go_on(recipe, "report").started == ["report"]
+    assert (recipe.parent / "run" / "student" / "model.safetensors").exists()
+    assert go_on(recipe, "report").started == []

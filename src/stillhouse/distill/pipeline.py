@@ -19,9 +19,9 @@ from stillhouse.distill.run import DECIDED, Run, write_json
 from stillhouse.distill.stages import Stage, StageRecord, check_unchanged, run_stages
 from stillhouse.distill.steps.curate import run_curate
 from stillhouse.distill.steps.judge import run_judge
-from stillhouse.distill.steps.label import run_label
+from stillhouse.distill.steps.label import nothing_to_ask, run_label
 from stillhouse.distill.steps.plan import run_plan
-from stillhouse.distill.steps.report import run_report
+from stillhouse.distill.steps.report import run_report, student_stands
 from stillhouse.distill.steps.train import in_group, run_train
 from stillhouse.exchanges import InputError, RunLock, content_digest
 
@@ -76,7 +76,14 @@ STAGES: tuple[Stage[Run], ...] = (
         cheap=True,
         tells=frozenset({"judge.margin", "judge.function", *_PRICES}),
     ),
-    Stage("label", _of(*_BASE, "teacher"), run_label, reads=(_DECIDED,), keeps_work=True),
+    Stage(
+        "label",
+        _of(*_BASE, "teacher"),
+        run_label,
+        reads=(_DECIDED,),
+        keeps_work=True,
+        whole=nothing_to_ask,
+    ),
     Stage(
         "curate",
         _of(
@@ -104,7 +111,7 @@ STAGES: tuple[Stage[Run], ...] = (
         run_judge,
         reads=(_DECIDED, "label/*", "curate/gate.json", "train/*"),
     ),
-    Stage("report", _of("name"), run_report),
+    Stage("report", _of("name"), run_report, whole=student_stands),
 )
 
 

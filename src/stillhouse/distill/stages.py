@@ -45,7 +45,8 @@ class Stage(Generic[Context]):
     changed and the user accepts that, what an earlier attempt left is removed first, unless
     `keeps_work`: then the step itself tells what of it still holds (journaled replies do). A stage
     that is `cheap` is redone without asking until a later one has begun: a user corrects a recipe
-    and plans again. Inputs that it only `tells` of count until then.
+    and plans again. Inputs that it only `tells` of count until then, and until then a finished
+    stage runs again where its result is not `whole`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Stage(Generic[Context]):
     keeps_work: bool = False
     cheap: bool = False
     tells: frozenset[str] = frozenset()
+    whole: Callable[[Context], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,10 @@ def run_stages(
             if any(fnmatch.fnmatchcase(path, pattern) for pattern in stage.reads)
         }
         earlier = _finished(here)
-        if earlier is not None and earlier.inputs == inputs and _whole(here, earlier):
+        stands = earlier is not None and earlier.inputs == inputs and _unaltered(here, earlier)
+        if stands and (accept_changes or not _built_on(folder, stages, place)):
+            stands = stage.whole(context)
+        if earlier is not None and stands:
             on_stage(stage.name, "skipped", earlier.seconds)
             records[stage.name] = earlier
         else:
@@ -214,7 +219,7 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(temporary)
 
 
-def _whole(folder: Path, record: StageRecord) -> bool:
+def _unaltered(folder: Path, record: StageRecord) -> bool:
     return all(
         (folder / name).is_file() and sha256_file(folder / name) == digest
         for name, digest in record.files.items()

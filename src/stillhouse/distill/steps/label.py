@@ -127,6 +127,13 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
     return answers, {"teacher_fingerprint": model.fingerprint, "spent_nano": None}
 
 
+def nothing_to_ask(run: Run) -> bool:
+    """Whether every item has a reply, or what another try cannot change."""
+    if run.recipe.teacher.kind != "endpoint":
+        return True
+    return run.read("label", SUMMARY)["failures"].keys() <= {OTHER_TEACHER}
+
+
 def _own_journal(run: Run, folder: Path, begin: Callable[[Path], Journal]) -> Journal:
     """The journal of this teacher as it is asked now; one of another is kept under another name."""
     path = folder / JOURNAL
