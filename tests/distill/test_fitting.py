@@ -176,3 +176,34 @@ def test_a_template_that_drops_the_system_prompt_stops_the_plan(
         run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
     recipe.write_text(text.replace("system: Be brief., ", ""))
     run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("judge: {", "judge: {metric: rouge_l, ", "rouge_l does not apply to label tasks"),
+        ("judge: {", "judge: {metric: function, function: nowhere:f, ", "cannot import nowhere"),
+        ("curate: {", "curate: {function: nowhere:f, ", "cannot import nowhere"),
+        ("curate: {", "curate: {pattern: '(', ", "not a regular expression"),
+    ],
+)
+def test_what_only_a_later_stage_would_refuse_stops_the_plan(
+    recipe: Path, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    recipe.write_text(recipe.read_text().replace(old, new))
+    with pytest.raises(InputError, match=says):
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+
+
+def test_labels_that_begin_alike_stop_the_plan_where_soft_targets_need_others(
+    recipe: Path, tmp_path: Path
+) -> None:
+    text = recipe.read_text().replace(RECORDED, "kind: local, model: small-model, answer: score")
+    text = text.replace("labels: [negative, positive]", "labels: [very bad, very good]")
+    gold = "gold: label, gold_map: {negative: very bad, positive: very good}"
+    hard = text.replace("gold: label", gold)
+    recipe.write_text(hard.replace("label_targets: hard", "label_targets: soft"))
+    with pytest.raises(InputError, match="differ in their first token"):
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+    recipe.write_text(hard)
+    run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")

@@ -110,7 +110,7 @@ def build_examples(
     distinct, for an overlong example, and `NothingLeftError` when nothing is left.
     """
     soft = label_targets == "soft" and any(t.label_scores is not None for t in targets.values())
-    label_tokens = _first_tokens(labels, template) if soft and labels else ()
+    label_tokens = first_tokens(labels, template) if soft and labels else ()
     skipped: Counter[str] = Counter()
     examples = []
     for item in items:
@@ -206,7 +206,8 @@ def _example(
     )
 
 
-def _first_tokens(labels: Sequence[str], template: ChatTemplate) -> tuple[int, ...]:
+def first_tokens(labels: Sequence[str], template: ChatTemplate) -> tuple[int, ...]:
+    """The token that each label begins with; raises `InputError` where two begin alike."""
     opening = template.generation_prompt
     before = template.encode(opening)
     first = tuple(

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 
 from stillhouse.distill.candidates import HELD_OUT, most_tries
+from stillhouse.distill.examples import first_tokens
 from stillhouse.distill.forecast import measure_speed, predict_memory
 from stillhouse.distill.precision import bf16_units, choose_dtype
 from stillhouse.distill.run import Run, choose
@@ -56,6 +57,10 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         check_head(teacher, "teacher", str(run.teacher_place.weights))
         notes += compare_tokenizers(teacher.tokenizer, start.tokenizer)
         notes += compare_heads(teacher, start)
+    train = run.recipe.train
+    soft = train.label_targets == "soft" and train.divergence is None
+    if soft and run.recipe.teacher.answer == "score":
+        first_tokens(run.task.labels, start.template)
     student = _cut_to_size(run, start)
     tries = most_tries(run, int(start.model.config.num_hidden_layers))
     if tries:
@@ -78,7 +83,6 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     speeds: dict[str, dict[str, float]] = {}
     length = max(8, round(tokens["student"]))
     example = max(8, min(round(tokens["example"]), start.window))
-    train = run.recipe.train
     frozen = {"freeze_embeddings": train.freeze_embeddings, "freeze_layers": train.freeze_layers}
     run.progress.now("timing the student")
     speeds["train"] = _speeds(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.distill.asking import open_endpoint, price_of
+from stillhouse.distill.curate import make_verifiers
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.permission import require_permit
 from stillhouse.distill.references import check_metric
@@ -43,6 +44,7 @@ def run_plan(run: Run, folder: Path) -> None:
     splits = run.splits
     metric = run.recipe.judge.metric or default_metric(run.task.kind)
     check_metric(run, metric)
+    make_verifiers(run.task, run.recipe.curate, run.recipe.data.path.parent)
     plan: dict[str, Any] = {
         "items": {
             "train": len(splits.train.items),
