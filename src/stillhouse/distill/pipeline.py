@@ -35,7 +35,7 @@ def _of(*names: str) -> Any:
         values = recipe_values(run.recipe)
         flat: dict[str, Any] = {}
         for name in names:
-            found = functools.reduce(lambda part, key: part[key], name.split("."), values)
+            found: Any = functools.reduce(lambda part, key: part[key], name.split("."), values)
             if isinstance(found, dict):
                 flat |= {f"{name}.{key}": item for key, item in found.items()}
             else:

@@ -322,11 +322,12 @@ def _with_functions(recipe: Recipe, folder: Path) -> Recipe:
     Any other is a module that is installed.
     """
     folders = (folder, recipe.data.path.parent)
-    curate, judge = (
-        dataclasses.replace(part, function=_function(part.function, folders))
-        for part in (recipe.curate, recipe.judge)
+    curate, judge = recipe.curate, recipe.judge
+    return dataclasses.replace(
+        recipe,
+        curate=dataclasses.replace(curate, function=_function(curate.function, folders)),
+        judge=dataclasses.replace(judge, function=_function(judge.function, folders)),
     )
-    return dataclasses.replace(recipe, curate=curate, judge=judge)
 
 
 def _function(name: str | None, folders: Sequence[Path]) -> str | None:

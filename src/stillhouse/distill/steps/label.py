@@ -131,7 +131,8 @@ def nothing_to_ask(run: Run) -> bool:
     """Whether every item has a reply, or what another try cannot change."""
     if run.recipe.teacher.kind != "endpoint":
         return True
-    return run.read("label", SUMMARY)["failures"].keys() <= {OTHER_TEACHER}
+    failures: dict[str, int] = run.read("label", SUMMARY)["failures"]
+    return failures.keys() <= {OTHER_TEACHER}
 
 
 def _own_journal(run: Run, folder: Path, begin: Callable[[Path], Journal]) -> Journal:
