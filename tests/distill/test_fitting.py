@@ -13,7 +13,7 @@ from tests.conftest import CHATML
 from tests.distill.run_orders import RECORDED, write_task
 
 from stillhouse.cli.progress import LiveProgress
-from stillhouse.distill import fitting, read_recipe, run_recipe
+from stillhouse.distill import fitting, machine, read_recipe, run_recipe
 from stillhouse.distill.fitting import check_head, compare_heads, compare_tokenizers
 from stillhouse.exchanges import InputError
 from stillhouse.statistics import required_n, required_n_continuous
@@ -207,3 +207,16 @@ def test_labels_that_begin_alike_stop_the_plan_where_soft_targets_need_others(
         run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
     recipe.write_text(hard)
     run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+
+
+def test_the_plan_goes_by_the_memory_that_a_container_leaves(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "MEMORY_LIMITS", (tmp_path / "none", limit))
+    whole = machine.describe_machine(tmp_path).memory_bytes
+    for text, found in (("max", whole), (str(1 << 60), whole), ("1048576", 1 << 20)):
+        limit.write_text(text + "\n")
+        assert machine.describe_machine(tmp_path).memory_bytes == found
+    with pytest.raises(InputError, match=r"of memory, this machine has 0\.0"):
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")

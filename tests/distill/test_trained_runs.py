@@ -11,6 +11,7 @@ import orjson
 import pytest
 from tests.distill.test_judged_runs import Task, read, task
 
+from stillhouse import students
 from stillhouse.distill import run_recipe
 from stillhouse.distill.run import Run
 from stillhouse.exchanges import InputError
@@ -118,3 +119,21 @@ def test_gold_answers_that_curation_left_none_of_stop_a_run_only_where_asked_for
         return
     run_recipe(recipe, folder=tmp_path / "run", until="train")
     assert "no validation item" in read(tmp_path / "run", "train/gold/absent.json")["why"]
+
+
+def test_every_seed_draws_its_own_adapter(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    add = students.add_adapter
+
+    def seen(model: Any, *, rank: int, seed: int) -> Any:
+        drawn.append(seed)
+        return add(model, rank=rank, seed=seed)
+
+    monkeypatch.setattr(students, "add_adapter", seen)
+    changes = {"name: small": "name: small\nseeds: 2", "layers: 1, choose: even": "lora_rank: 2"}
+    run_recipe(
+        task(**changes, margin="gold_student: false, margin"), folder=tmp_path, until="train"
+    )
+    assert drawn == [1, 2]

@@ -84,7 +84,8 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
     folder = run.folder / "train" / name
     train_split, validation, targets = read_targets(run)
     config = dataclasses.replace(run.recipe.train, dtype=run.decided["precision"]["train"])
-    model, tokenizer = build_student(run)
+    seed = int(name[5:]) if name.startswith("seed-") else run.recipe.seed
+    model, tokenizer = build_student(run, seed=seed)
     if name == "gold":
         # Other texts than the replies that the window was chosen for, and perhaps fewer of them.
         steps = result_of(run)["planned_steps"]
@@ -104,7 +105,7 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
             folder.mkdir(exist_ok=True)
             write_json(run.folder / "train" / GOLD_ABSENT, {"why": why})
             return
-    # Every seed starts from the same weights: training changes the model that was loaded.
+    # Every seed cuts the same weights anew: training changes the model that was loaded.
     run.forget(small=config.divergence is not None)
 
     def show(seen: TrainProgress) -> None:
@@ -140,7 +141,7 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
             config,
             folder,
             show,
-            seed=int(name[5:]) if name.startswith("seed-") else run.recipe.seed,
+            seed=seed,
             labels=run.task.labels,
             teacher=teacher,
             ranks=ranks,
@@ -171,14 +172,17 @@ def result_of(run: Run) -> dict[str, Any]:
     return found
 
 
-def build_student(run: Run, dtype: str = "float32") -> tuple[Any, Any]:
-    """The student before any training, and its tokenizer with the template it is trained with."""
+def build_student(run: Run, dtype: str = "float32", *, seed: int = 0) -> tuple[Any, Any]:
+    """The student before any training, and its tokenizer with the template it is trained with.
+
+    `seed` draws where an adapter begins; before training it changes no answer.
+    """
     from stillhouse.students import add_adapter
 
     model, tokenizer = build_cut(run, run.load(run.student_place, dtype))
     rank = run.recipe.student.lora_rank
     if rank is not None:
-        model = add_adapter(model, rank=rank, seed=run.recipe.seed)
+        model = add_adapter(model, rank=rank, seed=seed)
     return model, tokenizer
 
 
