@@ -226,7 +226,7 @@ def test_the_plan_foresees_the_tries(
     told = "at most 6 candidates are trained for 3 steps each"
     assert any(told in note for note in tried["notes"])
     assert not any("candidates" in note for note in untried["notes"])
-    per_item = tried["tokens"]["student"] / 1000
+    per_item = tried["tokens"]["example"] / 1000
     expected = 6 * (3 * 4 * per_item + room.HELD_OUT * tried["train_items"] * per_item)
     found = tried["seconds"]["train"] - untried["seconds"]["train"]
     assert found == pytest.approx(expected)

@@ -120,3 +120,38 @@ def test_a_model_named_from_here_is_found_from_the_recipes_folder(
     recipe = read_recipe(path)
     assert recipe.student.start == str(tmp_path / "small")
     assert recipe.teacher.model == str(tmp_path / "replies.jsonl")
+
+
+def with_gold(folder: Path, golds: list[object]) -> Path:
+    rows: list[dict[str, object]] = [
+        {"text": row["text"], "answer": gold} for row, gold in zip(ROWS, golds, strict=False)
+    ]
+    return write(folder / "tickets.jsonl", rows)
+
+
+def test_booleans_and_labels_with_braces_are_drafted_as_they_are_read(tmp_path: Path) -> None:
+    for name, golds in (("one", [True, False] * 10), ("other", ["{a}", "b"] * 10)):
+        (tmp_path / name).mkdir()
+        recipe = read_recipe(draft(tmp_path / name, with_gold(tmp_path / name, list(golds))))
+        items = read_items(recipe.data, recipe.task.task())
+        assert {item.gold for item in items} == set(recipe.task.labels)
+        assert items[0].messages[-1].content.endswith(", ".join(recipe.task.labels) + ".")
+
+
+def test_documents_are_drafted_as_a_json_task(tmp_path: Path) -> None:
+    golds: list[object] = [{"amount": n} for n in range(20)]
+    recipe = read_recipe(draft(tmp_path, with_gold(tmp_path, golds)))
+    assert recipe.task.kind == "json"
+    items = read_items(recipe.data, recipe.task.task())
+    assert [json.loads(item.gold or "") for item in items] == golds
+
+
+def test_what_could_not_be_read_is_not_drafted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not text or a whole number"):
+        draft(tmp_path, with_gold(tmp_path, [0.0, 1.0] * 10))
+    braced = write(tmp_path / "braced.jsonl", [{"text {x}": row["text"]} for row in ROWS])
+    with pytest.raises(InputError, match="has a brace in its name"):
+        draft(tmp_path, braced, prompt="text {x}")
+    (tmp_path / "task").write_text("")
+    with pytest.raises(InputError, match="a file stands here"):
+        draft(tmp_path, write(tmp_path / "plain.jsonl", [*ROWS]))

@@ -98,7 +98,7 @@ def test_a_reply_is_tokenised_with_its_prompt_and_ends_where_it_ended(
 
 def test_end_of_turn_is_added_to_finished_replies_only(template: ChatTemplate) -> None:
     targets = {"whole": Target(reply="good"), "cut": Target(reply="good", complete=False)}
-    whole, cut = build(template, targets, cut_replies="train").examples
+    whole, cut = build(template, targets).examples
     assert whole.ids == (*cut.ids, 2)
 
 
@@ -117,12 +117,12 @@ def test_every_skipped_item_is_counted_by_its_reason(template: ChatTemplate) -> 
     items = [item(name) for name in ("a", "b", "c")] + [item("d", "x" * 200)]
     targets = {
         "a": Target(reply="good"),
-        "b": Target(reply="good", complete=False),
+        "b": Target(reply="good <|im_end|> film"),
         "d": Target(reply="bad"),
     }
     built = build_examples(items, targets, template, window=60, overlong="skip")
     assert [example.id for example in built.examples] == ["a"]
-    assert built.skipped == {"cut reply": 1, "no target": 1, "overlong": 1}
+    assert built.skipped == {"end token inside": 1, "no target": 1, "overlong": 1}
     with pytest.raises(InputError, match=r"item d with its reply has 2\d\d tokens, more than 60"):
         build_examples(items, targets, template, window=60)
     with pytest.raises(InputError, match=r"no example is left.*'empty reply': 1"):

@@ -13,7 +13,7 @@ from tests.conftest import CHATML
 from tests.distill.run_orders import RECORDED, write_task
 
 from stillhouse.cli.progress import LiveProgress
-from stillhouse.distill import fitting, read_recipe, run_recipe
+from stillhouse.distill import fitting, machine, read_recipe, run_recipe
 from stillhouse.distill.fitting import check_head, compare_heads, compare_tokenizers
 from stillhouse.exchanges import InputError
 from stillhouse.statistics import required_n, required_n_continuous
@@ -139,6 +139,26 @@ def test_the_items_that_a_margin_needs_are_planned_by_the_kind_of_score(
     assert plan["power"]["needed"][assumed] == needed
 
 
+def test_the_forecast_of_training_counts_replies(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "measure_speed", lambda *_, **__: 1000.0)
+    text = recipe.read_text().replace("kind: label, labels: [negative, positive]", "kind: text")
+    recipe.write_text(text)
+    replies = tmp_path / "replies.jsonl"
+    rows = [orjson.loads(line) for line in replies.read_bytes().splitlines()]
+    found = []
+    for words in (1, 31):
+        said = [row | {"reply": "good" + " good" * (words - 1)} for row in rows]
+        replies.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in said))
+        run_recipe(read_recipe(recipe), folder=tmp_path / str(words), until="plan")
+        plan = orjson.loads((tmp_path / str(words) / "plan" / "plan.json").read_bytes())
+        found.append((plan["tokens"]["example"], plan["seconds"]["train"]))
+    (few, short), (many, long) = found
+    assert many - few == 30, "a token a word"
+    assert long / short == pytest.approx(many / few)
+
+
 @pytest.mark.parametrize("whose", ["student", "teacher"])
 def test_a_template_that_drops_the_system_prompt_stops_the_plan(
     recipe: Path, tmp_path: Path, tiny_model: Build, tiny_tokenizer: Build, whose: str
@@ -156,3 +176,47 @@ def test_a_template_that_drops_the_system_prompt_stops_the_plan(
         run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
     recipe.write_text(text.replace("system: Be brief., ", ""))
     run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("judge: {", "judge: {metric: rouge_l, ", "rouge_l does not apply to label tasks"),
+        ("judge: {", "judge: {metric: function, function: nowhere:f, ", "cannot import nowhere"),
+        ("curate: {", "curate: {function: nowhere:f, ", "cannot import nowhere"),
+        ("curate: {", "curate: {pattern: '(', ", "not a regular expression"),
+    ],
+)
+def test_what_only_a_later_stage_would_refuse_stops_the_plan(
+    recipe: Path, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    recipe.write_text(recipe.read_text().replace(old, new))
+    with pytest.raises(InputError, match=says):
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+
+
+def test_labels_that_begin_alike_stop_the_plan_where_soft_targets_need_others(
+    recipe: Path, tmp_path: Path
+) -> None:
+    text = recipe.read_text().replace(RECORDED, "kind: local, model: small-model, answer: score")
+    text = text.replace("labels: [negative, positive]", "labels: [very bad, very good]")
+    gold = "gold: label, gold_map: {negative: very bad, positive: very good}"
+    hard = text.replace("gold: label", gold)
+    recipe.write_text(hard.replace("label_targets: hard", "label_targets: soft"))
+    with pytest.raises(InputError, match="differ in their first token"):
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+    recipe.write_text(hard)
+    run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")
+
+
+def test_the_plan_goes_by_the_memory_that_a_container_leaves(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(machine, "MEMORY_LIMITS", (tmp_path / "none", limit))
+    whole = machine.describe_machine(tmp_path).memory_bytes
+    for text, found in (("max", whole), (str(1 << 60), whole), ("1048576", 1 << 20)):
+        limit.write_text(text + "\n")
+        assert machine.describe_machine(tmp_path).memory_bytes == found
+    with pytest.raises(InputError, match=r"of memory, this machine has 0\.0"):
+        run_recipe(read_recipe(recipe), folder=tmp_path / "run", until="plan")

@@ -143,7 +143,7 @@ def test_where_few_items_have_gold_a_student_of_it_is_trained_when_asked_for(
         del row["label"]
     (tmp_path / "reviews.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)) + b"\n")
     few = Run(recipe, tmp_path / "run")
-    few.__dict__["plan"] = {"train_items": len(few.splits.train.items)}
+    few.__dict__["decided"] = {"train_items": len(few.splits.train.items)}
     assert not few.trains_gold
     assert "only" in (why := absent_students(few)["gold_trained"])
     assert "judge.gold_student: true" in why
@@ -205,7 +205,6 @@ TEXT = {
     "margin: 5,": "margin: 5, metric: bits_per_byte,",
     # An untrained teacher never ends its replies.
     "curate: {": "curate: {allow: [length], ",
-    "label_targets: hard": "cut_replies: train",
 }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+import yaml
 
+from stillhouse.distill import read_recipe
 from stillhouse.distill.parsing import keys_of, parse_yaml
 from stillhouse.distill.recipe import TaskSpec
 from stillhouse.exchanges import InputError
@@ -105,3 +107,32 @@ def test_labels_that_read_alike_are_refused(labels: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="read alike") as caught:
         TaskSpec(kind="label", labels=labels).task()
     assert repr(labels[-1]) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1), ("seeds", 0), ("teacher.max_tokens", 0), ("teacher.temperature", -1),
+        ("teacher.batch_size", 0), ("teacher.concurrency", 0), ("teacher.timeout_s", 0),
+        ("teacher.price_in_nano", -5), ("student.layers", 0), ("student.lora_rank", 0),
+        ("judge.batch_size", 0), ("judge.latency_items", 0), ("judge.min_parseable", 95),
+        ("judge.machine_usd_per_hour", -1), ("budget.minutes", 0), ("budget.requests", -1),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_named_with_its_line(tmp_path: Path, key: str, value: int) -> None:
+    recipe: dict[str, Any] = {
+        "name": "small",
+        "task": {"kind": "text"},
+        "data": {"path": "data.jsonl", "prompt": "{text}"},
+        "teacher": {"kind": "recording", "model": "replies.jsonl"},
+        "judge": {"margin": 5},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    read_recipe(path)
+    section, _, name = key.rpartition(".")
+    (recipe.setdefault(section, {}) if section else recipe)[name] = value
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match=rf"{key} is {value}, which is out of range") as caught:
+        read_recipe(path)
+    assert str(caught.value).startswith(f"{path}:")

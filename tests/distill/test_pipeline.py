@@ -109,7 +109,7 @@ def test_planning_spends_nothing(user_files: Path, teacher: Endpoint) -> None:
     run_recipe(recipe, folder=user_files / "run", until="plan")
     assert teacher.asked == []
     plan = orjson.loads((user_files / "run" / "plan" / "plan.json").read_bytes())
-    assert plan["teacher"]["requests"] == 20
+    assert plan["teacher"]["requests"] == 20 + 5 * 20, "items and canaries"
     assert plan["teacher"]["nano_at_most"] is None, "an unknown price is not zero"
 
 
@@ -137,6 +137,16 @@ def test_a_budget_that_runs_out_stops_and_goes_on_when_raised(
     raised = small(capped, budget=dataclasses.replace(recipe.budget, requests=20))
     run_recipe(raised, folder=user_files / "run", until="label")
     assert len(teacher.asked) == 20, "what was answered before is not asked again"
+
+
+def test_as_many_requests_as_the_plan_says_are_enough(user_files: Path, teacher: Endpoint) -> None:
+    recipe = read_recipe(written_recipe(user_files, teacher.url))
+    run_recipe(recipe, folder=user_files / "run", until="plan")
+    planned = orjson.loads((user_files / "run" / "plan" / "plan.json").read_bytes())["teacher"]
+    budget = dataclasses.replace(
+        recipe.budget, requests=planned["requests"], tokens=planned["tokens_at_most"]
+    )
+    run_recipe(small(recipe, budget=budget), folder=user_files / "run", until="label")
 
 
 def test_a_money_cap_without_a_price_is_refused_while_planning(

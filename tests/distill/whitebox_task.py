@@ -29,7 +29,6 @@ def write_whitebox_task(
         # An untrained teacher never ends its replies, and never writes a label.
         "curate: {": "curate: {allow: [length], ",
         "task: {kind: label, labels: [negative, positive]}": "task: {kind: text}",
-        "label_targets: hard": "cut_replies: train",
         **changes,
     }.items():
         assert old in text

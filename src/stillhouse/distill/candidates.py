@@ -197,7 +197,6 @@ def _training_ids(run: Run, start: Any) -> list[tuple[int, ...]]:
         start.template,
         window=start.window,
         overlong="skip",
-        cut_replies=run.recipe.train.cut_replies,
     )
     return [example.ids for example in found.examples]
 
@@ -266,7 +265,7 @@ def _short(run: Run) -> TrainConfig:
     return dataclasses.replace(
         run.recipe.train,
         steps=steps,
-        dtype=run.plan["precision"]["train"],
+        dtype=run.decided["precision"]["train"],
         evaluate_every=steps,
         patience=None,
         divergence=None,

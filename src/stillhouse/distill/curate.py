@@ -43,7 +43,10 @@ class CurateConfig:
 
     allow: tuple[FinishReason, ...] = field(
         default=(),
-        metadata={"help": "finish reasons besides stop and tool_calls whose replies train"},
+        metadata={
+            "help": "finish reasons besides stop and tool_calls whose replies train, without an end"
+            " of turn"
+        },
     )
     refusals: Literal["drop", "keep"] = field(
         default="drop",
@@ -124,7 +127,7 @@ def curate(
     policy = dataclasses.replace(
         policy, finish_reasons=policy.finish_reasons | frozenset(config.allow)
     )
-    verifiers = _verifiers(task, config, folder or Path())
+    verifiers = make_verifiers(task, config, folder or Path())
     targets: dict[str, Target] = {}
     answers: dict[str, str] = {}
     broken: dict[str, tuple[str, Dropped]] = {}
@@ -290,7 +293,8 @@ def _label(reply: Reply, text: str, task: Task, rule: LabelRule) -> str | None:
     return parse_label(text, task.labels, rule)
 
 
-def _verifiers(task: Task, config: CurateConfig, folder: Path) -> list[Verifier]:
+def make_verifiers(task: Task, config: CurateConfig, folder: Path) -> list[Verifier]:
+    """The user's checks of replies; raises InputError for one that cannot be used."""
     found = []
     if task.kind == "json" and task.schema is not None and config.check_schema:
         found.append(schema_verifier(task.schema))

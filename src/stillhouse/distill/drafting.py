@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from stillhouse.exchanges import InputError, write_atomic
+from stillhouse.exchanges import InputError, make_folder, write_atomic
 from stillhouse.parity.outcomes import parse_document
+from stillhouse.parity.reading import gold_text
 from stillhouse.parity.tables import Row, Table, open_table
 from stillhouse.parity.turns import read_turns
 
@@ -80,9 +81,16 @@ def draft_recipe(
             place=str(data),
             repair="name it with --prompt COLUMN",
         )
-    answers = _values(rows, found["gold"])
+    if chat is None and {"{", "}"} & set(found["prompt"] or ""):
+        raise InputError(
+            f"the column {found['prompt']!r} has a brace in its name, and braces name columns",
+            place=str(data),
+            repair="rename it, or name another one with --prompt COLUMN",
+        )
+    golds = (gold_text(row, found["gold"]) for row in rows)
+    answers = [gold for gold in golds if gold is not None]
     replies = _final_replies(rows, chat, table) if chat is not None else []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = _text(
         name=folder.resolve().name,
         data=data.resolve(),
@@ -115,12 +123,6 @@ def _column(names: Sequence[str], columns: Sequence[str]) -> str | None:
             return lower[name]
     near = [difflib.get_close_matches(name, lower, n=1, cutoff=0.85) for name in names]
     return next((lower[match[0]] for match in near if match), None)
-
-
-def _values(rows: Sequence[Row], column: str | None) -> list[str]:
-    if column is None:
-        return []
-    return [str(row.values[column]) for row in rows if row.values.get(column) not in (None, "")]
 
 
 def _final_replies(rows: Sequence[Row], chat: str, table: Table) -> list[str]:
@@ -165,7 +167,8 @@ def _text(
     kind, labels = _kind(answers)
     prompt = "{" + str(found["prompt"]) + "}"
     if kind == "label":
-        prompt += f"\n\nAnswer with one of: {', '.join(labels)}."
+        listed = ", ".join(labels).replace("{", "{{").replace("}", "}}")
+        prompt += f"\n\nAnswer with one of: {listed}."
     start = student or ("teacher" if teacher == "local" else "MODEL-FOLDER")
     lines = [
         "# Written by `stillhouse init`. Every key: docs/recipe.md.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 
 from stillhouse.exchanges import InputError, content_digest
+from stillhouse.teachers.template import ReplyTokensError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,22 +96,21 @@ def build_examples(
     labels: Sequence[str] = (),
     label_targets: Literal["soft", "hard"] = "soft",
     overlong: Literal["error", "skip"] = "error",
-    cut_replies: Literal["skip", "train"] = "skip",
 ) -> Examples:
     """Tokenise each item that has a target, in the items' order.
 
-    Skipped and counted, never silently: items without a target ("no target"), replies that were
-    cut ("cut reply", unless `cut_replies` is "train"), empty replies ("empty reply") and, with
-    `overlong="skip"`, examples longer than `window` tokens ("overlong"). Nothing is truncated.
+    Skipped and counted, never silently: items without a target ("no target"), empty replies
+    ("empty reply"), replies that begin inside their prompt's last token ("boundary") or hold an end
+    of text ("end token inside") and, with `overlong="skip"`, examples longer than `window` tokens
+    ("overlong"). Nothing is truncated.
 
     Soft label targets apply to targets that have `label_scores`, when `labels` are given: the
     first reply token is trained on exp(scores) normalised over the labels' first tokens, the rest
     of the reply is trained as it stands. Raises `InputError` when those first tokens are not
-    distinct, when a boundary is not exact, for an overlong example, and `NothingLeftError` when
-    nothing is left.
+    distinct, for an overlong example, and `NothingLeftError` when nothing is left.
     """
     soft = label_targets == "soft" and any(t.label_scores is not None for t in targets.values())
-    label_tokens = _first_tokens(labels, template) if soft and labels else ()
+    label_tokens = first_tokens(labels, template) if soft and labels else ()
     skipped: Counter[str] = Counter()
     examples = []
     for item in items:
@@ -119,10 +119,12 @@ def build_examples(
             skipped["no target"] += 1
         elif not target.reply:
             skipped["empty reply"] += 1
-        elif not target.complete and cut_replies == "skip":
-            skipped["cut reply"] += 1
         else:
-            example = _example(item, target, template, labels, label_tokens)
+            try:
+                example = _example(item, target, template, labels, label_tokens)
+            except ReplyTokensError as error:
+                skipped[error.reason] += 1
+                continue
             if len(example.ids) <= window:
                 examples.append(example)
             elif overlong == "skip":
@@ -204,7 +206,8 @@ def _example(
     )
 
 
-def _first_tokens(labels: Sequence[str], template: ChatTemplate) -> tuple[int, ...]:
+def first_tokens(labels: Sequence[str], template: ChatTemplate) -> tuple[int, ...]:
+    """The token that each label begins with; raises `InputError` where two begin alike."""
     opening = template.probe_prompt
     before = template.encode(opening)
     first = tuple(

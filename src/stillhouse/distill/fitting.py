@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 
 from stillhouse.distill.candidates import HELD_OUT, most_tries
+from stillhouse.distill.examples import first_tokens
 from stillhouse.distill.forecast import measure_speed, predict_memory
 from stillhouse.distill.precision import bf16_units, choose_dtype
 from stillhouse.distill.run import Run, choose
@@ -16,6 +18,8 @@ from stillhouse.distill.surgery import shaped
 from stillhouse.distill.whitebox import foresee, teacher_of_distributions
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item
+from stillhouse.teachers import RecordedTeacher
+from stillhouse.teachers.chat import Reply
 from stillhouse.teachers.scoring import shared_length
 
 Precision = Literal["float32", "bfloat16"]
@@ -23,6 +27,7 @@ Precision = Literal["float32", "bfloat16"]
 PROBE_ITEMS = 64
 LONGEST_CHECKED = 32
 PROBE_S = 1.0  # seconds per timed kind of work
+PROBE_ROWS, PROBE_TOKENS = 16, 1024  # at most so many in a timed pass
 FIXED_S = 75.0  # planning, reading weights, baselines, contamination, report: on two cores
 PLANNED_SHARE = 0.85  # of the minutes that the budget gives: probes run 10 to 15 % too fast
 FEWEST_ITEMS = 64  # training items below which a cut to fit the time is refused
@@ -52,6 +57,10 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         check_head(teacher, "teacher", str(run.teacher_place.weights))
         notes += compare_tokenizers(teacher.tokenizer, start.tokenizer)
         notes += compare_heads(teacher, start)
+    train = run.recipe.train
+    soft = train.label_targets == "soft" and train.divergence is None
+    if soft and run.recipe.teacher.answer == "score":
+        first_tokens(run.task.labels, start.template)
     student = _cut_to_size(run, start)
     tries = most_tries(run, int(start.model.config.num_hidden_layers))
     if tries:
@@ -65,21 +74,32 @@ def fit(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     longest = _check_lengths(run, start, "student")
     if local and run.student_place.weights != run.teacher_place.weights:
         _check_lengths(run, run.load(run.teacher_place, "float32"), "teacher")
-    tokens = {"student": _mean_tokens(run, start, items)}
+    reply = _mean_reply(run, start, items)
+    # Training reads all of a prompt, also what scoring computes once for all of them.
+    tokens = {
+        "student": _mean_tokens(run, start, items),
+        "example": _mean_tokens(run, start, items, whole=True) + reply,
+    }
     speeds: dict[str, dict[str, float]] = {}
-    rows = 16
     length = max(8, round(tokens["student"]))
-    train = run.recipe.train
+    example = max(8, min(round(tokens["example"]), start.window))
     frozen = {"freeze_embeddings": train.freeze_embeddings, "freeze_layers": train.freeze_layers}
     run.progress.now("timing the student")
-    speeds["train"] = _speeds(student, "train", train.dtype, rows, length, **frozen)
-    speeds["judge"] = _speeds(student, "score", run.recipe.teacher.dtype, rows, length)
+    speeds["train"] = _speeds(
+        student,
+        "train",
+        train.dtype,
+        example,
+        reply_tokens=min(round(reply), example - 1),
+        **frozen,
+    )
+    speeds["judge"] = _speeds(student, "score", run.recipe.teacher.dtype, length)
     if teaching is not None or local:
         run.progress.now("timing the teacher")
         teacher = teaching or run.load(run.teacher_place, "float32")
         tokens["teacher"] = _mean_tokens(run, teacher, items)
         speeds["teacher"] = _speeds(
-            teacher.model, "score", run.recipe.teacher.dtype, rows, round(tokens["teacher"])
+            teacher.model, "score", run.recipe.teacher.dtype, round(tokens["teacher"])
         )
     precision = {name: max(found, key=lambda d: found[d]) for name, found in speeds.items()}
     if local:
@@ -244,26 +264,39 @@ def _check_lengths(run: Run, model: Any, whose: str) -> int:
     return longest
 
 
-def _mean_tokens(run: Run, model: Any, items: list[Item]) -> float:
-    """Tokens of a prompt that are computed for it alone, on average."""
+def _mean_tokens(run: Run, model: Any, items: list[Item], *, whole: bool = False) -> float:
+    """Tokens of a prompt that are computed for it alone when it is answered, or all, on average."""
     template = model.template
     prompts = [template.encode(template.prompt(item.messages, item.id)) for item in items]
-    once = shared_length(prompts) if run.recipe.teacher.answer == "score" else 0
+    once = 0 if whole or run.recipe.teacher.answer != "score" else shared_length(prompts)
     return sum(len(ids) - once for ids in prompts) / len(prompts)
 
 
+def _mean_reply(run: Run, model: Any, items: list[Item]) -> float:
+    """Tokens of a reply to train on: a label's or a recorded one's, else the most it may have."""
+    teacher = run.recipe.teacher
+    texts: list[str] = list(run.task.labels)
+    if not texts and teacher.kind == "recording":
+        found = RecordedTeacher.open(Path(teacher.model))
+        replies = [found.find(run.request(item)) for item in items]
+        texts = [reply.text for reply in replies if isinstance(reply, Reply)]
+    if not texts:
+        return float(teacher.max_tokens)
+    counts = [len(model.template.encode(text)) for text in texts]
+    return sum(counts) / len(counts) + len(model.template.end_of_turn_ids)
+
+
 def _speeds(
-    model: Any, work: Literal["score", "train"], wanted: str, rows: int, length: int, **frozen: Any
+    model: Any, work: Literal["score", "train"], wanted: str, length: int, **how: Any
 ) -> dict[str, float]:
     """Tokens a second in each precision that comes into question."""
     if wanted == "auto":
         options: list[Precision] = ["float32", "bfloat16"] if bf16_units() else ["float32"]
     else:
         options = [choose_dtype(cast("Any", wanted))]
+    rows = max(1, min(PROBE_ROWS, PROBE_TOKENS // length))
     return {
-        dtype: measure_speed(
-            model, work, dtype, rows=rows, length=length, seconds=PROBE_S, **frozen
-        )
+        dtype: measure_speed(model, work, dtype, rows=rows, length=length, seconds=PROBE_S, **how)
         for dtype in options
     }
 
@@ -285,13 +318,13 @@ def _fit_time(
         batches = math.ceil(items / config.batch_size)
         steps = config.steps or math.ceil(batches * config.epochs)
         trained = recipe.seeds + (1 if run.trains_gold else 0)
-        per_step = config.batch_size * tokens["student"] / speeds["train"][precision["train"]]
-        judged = tokens["student"] / max(speeds["judge"].values())
+        per_step = config.batch_size * tokens["example"] / speeds["train"][precision["train"]]
+        judged = tokens["example"] / max(speeds["judge"].values())
         trying = tries * (recipe.student.try_steps * per_step + HELD_OUT * items * judged)
         reading = 0.0
         if config.divergence is not None:
             # The teacher reads every batch, or each reply once; plain training takes as long again.
-            each = tokens["teacher"] / speeds["teacher"][precision["teacher"]]
+            each = tokens["example"] / speeds["teacher"][precision["teacher"]]
             live = config.divergence.source == "live"
             per_step += config.batch_size * each if live else 0.0
             reading = 0.0 if live else (items + count["validation"]) * each

@@ -160,7 +160,6 @@ def prepare(
         # A divergence is from the whole distribution at that token: labels have no part in it.
         "label_targets": config.label_targets if config.divergence is None else "hard",
         "overlong": config.overlong,
-        "cut_replies": config.cut_replies,
     }
     return {
         "train": build_examples(train.items, targets, template, **building),

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "pyarrow")
+MEMORY_LIMITS = (  # of control groups, version 2 and 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
@@ -39,13 +43,28 @@ def describe_machine(folder: Path) -> Machine:
     return Machine(
         processor=cpu.get("model name", platform.machine()),
         cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=min(
+            [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_container_limits()]
+        ),
         free_disk_bytes=shutil.disk_usage(existing).free,
         bf16_units=tuple(flag for flag in BF16_FLAGS if flag in cpu.get("flags", "").split()),
         platform=platform.platform(),
         python=platform.python_version(),
         packages={name: installed_version(name) for name in PACKAGES},
     )
+
+
+def _container_limits() -> list[int]:
+    """Bytes of memory that a container leaves its processes; none where nothing limits them."""
+    found = []
+    for path in MEMORY_LIMITS:
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdecimal():  # "max" otherwise
+            found.append(int(text))
+    return found
 
 
 def installed_version(package: str) -> str | None:

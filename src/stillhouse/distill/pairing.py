@@ -129,7 +129,7 @@ def open_teacher(
     config = run.recipe.train.divergence
     if config is None:
         return None
-    local = run.load(distribution_place(run), run.plan["precision"]["teacher"])
+    local = run.load(distribution_place(run), run.decided["precision"]["teacher"])
     trimmed = run.recipe.student.cut.vocabulary is not None
     vocabulary = shared_vocabulary(local, student, tokenizer, config, trimmed=trimmed)
     ids = kept_ids(local.tokenizer, tokenizer) if trimmed else None

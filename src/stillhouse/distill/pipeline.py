@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from stillhouse.distill.claims import MANIFEST, next_claims
+from stillhouse.distill.contents import recipe_values
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.progress import Progress, Silent
 from stillhouse.distill.recipe import Recipe
-from stillhouse.distill.run import Run, write_json
+from stillhouse.distill.run import DECIDED, Run, write_json
 from stillhouse.distill.stages import Stage, StageRecord, check_unchanged, run_stages
 from stillhouse.distill.steps.curate import run_curate
 from stillhouse.distill.steps.judge import run_judge
-from stillhouse.distill.steps.label import run_label
+from stillhouse.distill.steps.label import nothing_to_ask, run_label
 from stillhouse.distill.steps.plan import run_plan
-from stillhouse.distill.steps.report import run_report
+from stillhouse.distill.steps.report import run_report, student_stands
 from stillhouse.distill.steps.train import in_group, run_train
-from stillhouse.exchanges import InputError, RunLock, content_digest, sha256_file
-
-
-def _values(value: Any) -> Any:
-    """A part of the recipe as plain JSON values; of a file, its digest counts, not its place."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _values(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return sha256_file(value) if value.is_file() else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _values(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_values(item) for item in value]
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    return value
+from stillhouse.exchanges import InputError, RunLock, content_digest
 
 
 def _of(*names: str) -> Any:
+    """The values of these parts and keys of the recipe, by key."""
+
     def inputs(run: Run) -> Mapping[str, Any]:
-        parts = {name: _values(attrgetter(name)(run.recipe)) for name in names}
-        flat = {
-            (name if key is None else f"{name}.{key}"): item
-            for name, part in parts.items()
-            for key, item in (part.items() if isinstance(part, dict) else [(None, part)])
-        }
-        if "teacher" in names and run.recipe.teacher.kind == "recording":
-            flat["teacher.model"] = _values(Path(run.recipe.teacher.model))
+        values = recipe_values(run.recipe)
+        flat: dict[str, Any] = {}
+        for name in names:
+            found: Any = functools.reduce(lambda part, key: part[key], name.split("."), values)
+            if isinstance(found, dict):
+                flat |= {f"{name}.{key}": item for key, item in found.items()}
+            else:
+                flat[name] = found
         return {name: item for name, item in flat.items() if name not in FREE}
 
     return inputs
@@ -69,15 +56,62 @@ FREE = {  # how a run is carried out, not what comes out of it
     "train.shard",
 }
 _BASE = ("task", "data", "split", "seed")
+_PRICES = ("teacher.price_in_nano", "teacher.price_out_nano")
+_CLAIM = ("judge.margin", "judge.metric", "judge.function")
+_FORECAST = (  # what of training decides how long it takes, and in which memory
+    *("epochs", "steps", "batch_size", "micro_batch_tokens", "dtype", "freeze_embeddings"),
+    *("freeze_layers", "label_targets", "evaluate_every", "divergence"),
+)
+_DECIDED = f"plan/{DECIDED}"
 STAGES: tuple[Stage[Run], ...] = (
     Stage(
-        "plan", _of(*_BASE, "teacher", "student", "train", "judge", "seeds"), run_plan, cheap=True
+        "plan",
+        _of(
+            *_BASE,
+            *("teacher", "student", "seeds", "judge.gold_student", "judge.writing"),
+            *(f"train.{name}" for name in _FORECAST),
+            *("budget.minutes", *_CLAIM),
+        ),
+        run_plan,
+        cheap=True,
+        tells=frozenset({"judge.margin", "judge.function", *_PRICES}),
     ),
-    Stage("label", _of(*_BASE, "teacher"), run_label, keeps_work=True),
-    Stage("curate", _of(*_BASE, "curate", "judge"), run_curate),
-    Stage("train", _of(*_BASE, "student", "train", "seeds", "judge.gold_student"), run_train),
-    Stage("judge", _of(*_BASE, "judge"), run_judge),
-    Stage("report", _of("name"), run_report),
+    Stage(
+        "label",
+        _of(*_BASE, "teacher"),
+        run_label,
+        reads=(_DECIDED,),
+        keeps_work=True,
+        whole=nothing_to_ask,
+    ),
+    Stage(
+        "curate",
+        _of(
+            *_BASE,
+            *("curate", "teacher.reasoning", "teacher.reasoning_delimiters"),
+            *_CLAIM,
+            *("judge.teacher_lead", "judge.min_parseable"),
+        ),
+        run_curate,
+        reads=(_DECIDED, "label/*.jsonl"),
+    ),
+    Stage(
+        "train",
+        _of(
+            *_BASE,
+            *("student", "train", "seeds", "judge.gold_student"),
+            *(f"teacher.{name}" for name in ("kind", "model", "package", "template", "answer")),
+        ),
+        run_train,
+        reads=(_DECIDED, "curate/targets.jsonl"),
+    ),
+    Stage(
+        "judge",
+        _of(*_BASE, "judge", "teacher", "curate.label_rule"),
+        run_judge,
+        reads=(_DECIDED, "label/*", "curate/gate.json", "train/*"),
+    ),
+    Stage("report", _of("name"), run_report, whole=student_stands),
 )
 
 
@@ -137,7 +171,7 @@ def run_recipe(
     """
     progress = progress or Silent()
     folder = folder or Path("runs") / recipe.name
-    run = Run(recipe, folder, progress)
+    run = Run(recipe, folder, progress, accepts_changes=accept_changes)
     with in_group(run), RunLock(folder):
         if not accept_changes:
             check_unchanged(folder, STAGES, run)
@@ -162,7 +196,7 @@ def _write_manifest(run: Run, place: str) -> None:
     """
     path = run.folder / MANIFEST
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    recipe = _values(run.recipe)
+    recipe = recipe_values(run.recipe)
     digest = content_digest({name: part for name, part in recipe.items() if name != "budget"})
     earlier = None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -32,6 +32,23 @@ def key(help_text: str, default: Any = dataclasses.MISSING) -> Any:
     if isinstance(default, type):
         return field(default_factory=default, metadata={"help": help_text})
     return field(default=default, metadata={"help": help_text})
+
+
+def _within(
+    section: str, spec: Any, rules: Mapping[str, tuple[Callable[[Any], bool], str]]
+) -> None:
+    """Raise InputError for the first key of `spec` that is given and breaks its rule."""
+    for name, (holds, wanted) in rules.items():
+        value = getattr(spec, name)
+        if value is not None and not holds(value):
+            raise InputError(
+                f"{section}{name} is {value:g}, which is out of range", repair=f"give {wanted}"
+            )
+
+
+_ONE_OR_MORE = (lambda value: value >= 1, "1 or more")
+_NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
+_POSITIVE = (lambda value: value > 0, "more than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +144,19 @@ class TeacherSpec:
     constrain: bool = key("json tasks at an endpoint: send task.schema as response_format", False)
 
     def __post_init__(self) -> None:
+        _within(
+            "teacher.",
+            self,
+            {
+                "max_tokens": _ONE_OR_MORE,
+                "temperature": _NOT_NEGATIVE,
+                "batch_size": _ONE_OR_MORE,
+                "concurrency": _ONE_OR_MORE,
+                "timeout_s": _POSITIVE,
+                "price_in_nano": _NOT_NEGATIVE,
+                "price_out_nano": _NOT_NEGATIVE,
+            },
+        )
         if self.kind == "endpoint" and self.url is None:
             raise InputError(
                 "teacher.url is missing",
@@ -168,6 +198,7 @@ class StudentSpec:
     lora_rank: int | None = key("train a low-rank adapter of this rank, merged at the end", None)
 
     def __post_init__(self) -> None:
+        _within("student.", self, {"layers": _ONE_OR_MORE, "lora_rank": _ONE_OR_MORE})
         if self.try_steps < 0:
             raise InputError(
                 f"student.try_steps is {self.try_steps}; it must not be negative",
@@ -208,6 +239,16 @@ class JudgeSpec:
     batch_size: int = key("prompts in one forward pass while judging", 32)
 
     def __post_init__(self) -> None:
+        _within(
+            "judge.",
+            self,
+            {
+                "min_parseable": (lambda share: 0 <= share <= 1, "a share, from 0 to 1"),
+                "machine_usd_per_hour": _NOT_NEGATIVE,
+                "latency_items": _ONE_OR_MORE,
+                "batch_size": _ONE_OR_MORE,
+            },
+        )
         if not self.margin > 0:
             raise InputError(
                 f"judge.margin is {self.margin:g}; it must be positive",
@@ -217,12 +258,20 @@ class JudgeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSpec:
-    """Caps. Raising one never invalidates finished work."""
+    """Caps. Raising one of the teacher's never invalidates finished work."""
 
-    minutes: float | None = key("wall time to plan for; steps are cut to fit it", None)
+    minutes: float | None = key(
+        "wall time to plan for; training items are cut to fit it, so others are trained on when it"
+        " changes",
+        None,
+    )
     usd: float | None = key("most money for the teacher", None)
     tokens: int | None = key("most teacher tokens, in and out together", None)
     requests: int | None = key("most teacher requests", None)
+
+    def __post_init__(self) -> None:
+        caps = dict.fromkeys(("usd", "tokens", "requests"), _NOT_NEGATIVE)
+        _within("budget.", self, {"minutes": _POSITIVE, **caps})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,13 +291,14 @@ class Recipe:
     judge: JudgeSpec = key("what is claimed")
     budget: BudgetSpec = key("caps on time and money", BudgetSpec)
 
+    def __post_init__(self) -> None:
+        _within("", self, {"seed": _NOT_NEGATIVE, "seeds": _ONE_OR_MORE})
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe; relative paths in it are taken from its own folder."""
     recipe = rooted(parse_yaml(path, Recipe), path.resolve().parent)
-    if recipe.seeds < 1:
-        raise InputError(f"seeds is {recipe.seeds}", place=str(path), repair="train at least one")
-    return _with_model_paths(recipe, path.resolve().parent)
+    return _with_functions(_with_model_paths(recipe, path.resolve().parent), path.resolve().parent)
 
 
 def rooted(value: T, folder: Path) -> T:
@@ -274,6 +324,27 @@ def _with_model_paths(recipe: Recipe, folder: Path) -> Recipe:
     if student.start != "teacher" and student.package is None:
         student = dataclasses.replace(student, start=str(folder / student.start))
     return dataclasses.replace(recipe, teacher=teacher, student=student, judge=judge)
+
+
+def _with_functions(recipe: Recipe, folder: Path) -> Recipe:
+    """The user's functions, each named by its file where that lies beside the recipe or the data.
+
+    Any other is a module that is installed.
+    """
+    folders = (folder, recipe.data.path.parent)
+    curate, judge = recipe.curate, recipe.judge
+    return dataclasses.replace(
+        recipe,
+        curate=dataclasses.replace(curate, function=_function(curate.function, folders)),
+        judge=dataclasses.replace(judge, function=_function(judge.function, folders)),
+    )
+
+
+def _function(name: str | None, folders: Sequence[Path]) -> str | None:
+    module, _, attribute = (name or "").rpartition(":")
+    file = module if module.endswith(".py") else module.replace(".", "/") + ".py"
+    found = next((path for f in folders if (path := f / file).is_file()), None)
+    return name if found is None else f"{found}:{attribute}"
 
 
 def with_model_path(teacher: TeacherSpec, folder: Path) -> TeacherSpec:

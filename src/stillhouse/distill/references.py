@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item, Metric
+from stillhouse.parity.functions import load_measure
 from stillhouse.parity.ngram import REFERENCE_LOGPROB
+from stillhouse.parity.scores import find_measure
 from stillhouse.teachers import RecordedTeacher
 from stillhouse.teachers.chat import ChatRequest, Reply
 
@@ -46,7 +48,11 @@ def with_references(
 
 
 def check_metric(run: Run, metric: Metric) -> None:
-    """Raise InputError where teacher or items cannot give what the primary metric needs."""
+    """Raise InputError where the primary metric is none of this task, or lacks what it needs."""
+    if metric != "function":
+        find_measure(metric, run.task.kind)
+    elif run.recipe.judge.function is not None:
+        load_measure(run.recipe.judge.function)
     if metric == "auc" and run.recipe.teacher.answer != "score":
         raise InputError(
             "judge.metric: auc needs label scores, and these models write their answers",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "validation", "test"]
 MOST_PARAMETERS_KEPT = 300_000_000
+DECIDED = "decided.json"  # what of the plan later stages go by; the rest is told, or measured
 CACHES = "teacher"  # what a teacher said once, in the folder of the trainings: all seeds read it
 GOLD_ABSENT = "gold/absent.json"  # in the folder of the trainings: why there is no gold student
 READING = "reading.times"  # beside the caches: how long each piece of them took, in us
@@ -54,6 +55,7 @@ class Run:
     folder: Path
     progress: Progress = field(default_factory=Silent)
     ranks: Ranks | None = None  # where torchrun started several of this process
+    accepts_changes: bool = False  # earlier work that no longer holds may be laid aside
     _models: dict[tuple[ModelPlace, str], Any] = field(default_factory=dict)
 
     @cached_property
@@ -68,15 +70,21 @@ class Run:
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        """What the plan decided."""
+        """All that the plan found and foresees, to be told."""
         plan: dict[str, Any] = self.read("plan", "plan.json")
         return plan
+
+    @cached_property
+    def decided(self) -> dict[str, Any]:
+        """What the plan decided, to go by."""
+        decided: dict[str, Any] = self.read("plan", DECIDED)
+        return decided
 
     @cached_property
     def train_split(self) -> TrainSplit:
         """The training items that the plan has time for: a seeded choice, in the file's order."""
         items = self.splits.train.items
-        wanted = int(self.plan["train_items"])
+        wanted = int(self.decided["train_items"])
         return TrainSplit(tuple(choose(items, wanted, self.recipe.seed)))
 
     @cached_property

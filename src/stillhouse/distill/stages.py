@@ -9,6 +9,7 @@ it again.
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import os
 import shutil
 import time
@@ -39,18 +40,23 @@ class Stage(Generic[Context]):
     """One step of a run.
 
     `inputs` gives, from the context, every value that the step's result depends on (plain JSON
-    values; digests for files); `run` writes the result into the folder it is handed. When inputs
-    have changed and the user accepts that, what an earlier attempt left is removed first, unless
+    values; digests for files); `run` writes the result into the folder it is handed. `reads` are
+    patterns of the earlier stages' files (`stage/name`) that it depends on. When inputs have
+    changed and the user accepts that, what an earlier attempt left is removed first, unless
     `keeps_work`: then the step itself tells what of it still holds (journaled replies do). A stage
     that is `cheap` is redone without asking until a later one has begun: a user corrects a recipe
-    and plans again.
+    and plans again. Inputs that it only `tells` of count until then, and until then a finished
+    stage runs again where its result is not `whole`.
     """
 
     name: str
     inputs: Callable[[Context], Mapping[str, Any]]
     run: Callable[[Context, Path], None]
+    reads: Sequence[str] = ("*",)
     keeps_work: bool = False
     cheap: bool = False
+    tells: frozenset[str] = frozenset()
+    whole: Callable[[Context], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def check_unchanged(folder: Path, stages: Sequence[Stage[Context]], context: Con
     for place, stage in enumerate(stages):
         before = _started(folder / stage.name)
         if before is not None and not _freely_redone(folder, stages, place):
-            inputs = {key: content_digest(value) for key, value in stage.inputs(context).items()}
+            inputs = _own_inputs(folder, stages, place, context)
             own = {key: value for key, value in before.items() if "/" not in key}
             if own != inputs:
                 raise _changed(folder / stage.name, own, inputs)
@@ -97,14 +103,22 @@ def run_stages(
     records: dict[str, StageRecord] = {}
     for place, stage in enumerate(stages):
         here = folder / stage.name
-        inputs = {key: content_digest(value) for key, value in stage.inputs(context).items()}
-        inputs |= {
+        inputs = _own_inputs(folder, stages, place, context)
+        handed = {
             f"{name}/{file}": digest
             for name, record in records.items()
             for file, digest in record.files.items()
         }
+        inputs |= {
+            path: digest
+            for path, digest in handed.items()
+            if any(fnmatch.fnmatchcase(path, pattern) for pattern in stage.reads)
+        }
         earlier = _finished(here)
-        if earlier is not None and earlier.inputs == inputs and _whole(here, earlier):
+        stands = earlier is not None and earlier.inputs == inputs and _unaltered(here, earlier)
+        if stands and (accept_changes or not _built_on(folder, stages, place)):
+            stands = stage.whole(context)
+        if earlier is not None and stands:
             on_stage(stage.name, "skipped", earlier.seconds)
             records[stage.name] = earlier
         else:
@@ -120,10 +134,28 @@ def run_stages(
     return records
 
 
+def _own_inputs(
+    folder: Path, stages: Sequence[Stage[Context]], place: int, context: Context
+) -> dict[str, str]:
+    """Digests of the values that a stage takes from the context.
+
+    What it only tells of keeps the digest that it was begun with, once a later stage has begun.
+    """
+    stage = stages[place]
+    inputs = {key: content_digest(value) for key, value in stage.inputs(context).items()}
+    if stage.tells and _built_on(folder, stages, place):
+        before = _started(folder / stage.name) or {}
+        inputs |= {key: before[key] for key in stage.tells & before.keys()}
+    return inputs
+
+
 def _freely_redone(folder: Path, stages: Sequence[Stage[Any]], place: int) -> bool:
     """Whether the stage at `place` costs nothing to redo and nothing was built on it yet."""
-    later = stages[place + 1 :]
-    return stages[place].cheap and not any((folder / s.name / STARTED).exists() for s in later)
+    return stages[place].cheap and not _built_on(folder, stages, place)
+
+
+def _built_on(folder: Path, stages: Sequence[Stage[Any]], place: int) -> bool:
+    return any((folder / stage.name / STARTED).exists() for stage in stages[place + 1 :])
 
 
 def _finished(folder: Path) -> StageRecord | None:
@@ -187,7 +219,7 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(temporary)
 
 
-def _whole(folder: Path, record: StageRecord) -> bool:
+def _unaltered(folder: Path, record: StageRecord) -> bool:
     return all(
         (folder / name).is_file() and sha256_file(folder / name) == digest
         for name, digest in record.files.items()

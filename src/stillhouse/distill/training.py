@@ -30,9 +30,7 @@ class TrainConfig:
     """How training goes. Every default is for a cut student of tens of millions of parameters."""
 
     epochs: float = _key(3.0, "passes over the training examples; early stopping may end sooner")
-    steps: int | None = _key(
-        None, "optimiser steps, instead of epochs; `plan` sets it to fit a time budget"
-    )
+    steps: int | None = _key(None, "optimiser steps, instead of epochs")
     batch_size: int = _key(
         32, "examples per optimiser step; enough to average out single replies' noise"
     )
@@ -94,9 +92,6 @@ class TrainConfig:
     )
     overlong: Literal["error", "skip"] = _key(
         "error", "what an example beyond max_tokens does; nothing is ever truncated"
-    )
-    cut_replies: Literal["skip", "train"] = _key(
-        "skip", "whether replies that were cut off are trained on (without an end of turn)"
     )
     evaluate_every: int = _key(50, "steps between two measurements of the validation loss")
     patience: int | None = _key(

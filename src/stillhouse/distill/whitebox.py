@@ -91,7 +91,7 @@ def work_over_plain(run: Run, result: Mapping[str, Any]) -> float:
     What a cache keeps was computed once for each example and is spread over all passes; hidden
     states want the teacher's head again in each. The same work, then, is this many times the steps.
     """
-    config, work = run.recipe.train.divergence, run.plan["work"]
+    config, work = run.recipe.train.divergence, run.decided["work"]
     assert config is not None  # noqa: S101
     tokens, replies = result["tokens"], result["reply_tokens"]
     ours = 3 * work["student"]["body"] * tokens

@@ -39,6 +39,10 @@ class DamagedJournalError(InputError):
     """A line that was written whole is no longer what was written."""
 
 
+class OtherHeaderError(InputError):
+    """A journal was begun with another header than the one it is opened with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Repair:
     """A torn last line that was found (and cut, where the journal was opened for writing)."""
@@ -388,7 +392,7 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for key in sorted(found.keys() | wanted.keys()):
         before, now = (side.get(key, "(absent)") for side in (found, wanted))
         if canonical_json(before) != canonical_json(now):
-            raise InputError(
+            raise OtherHeaderError(
                 f"this journal was begun with {key} = {before!r}, now it is {now!r}",
                 place=f"{path}:1",
                 repair=f"set {key} back, or begin a new journal",

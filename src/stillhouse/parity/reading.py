@@ -155,7 +155,7 @@ def read_items(spec: DataSpec, task: Task, *, require_gold: bool = True) -> tupl
         content_seen[digest] = count = content_seen.get(digest, 0) + 1
         item_id = given or (digest if count == 1 else f"{digest}-{count}")
         seen[item_id] = row.place
-        gold = final if spec.final_reply == "gold" else _gold(row, spec)
+        gold = final if spec.final_reply == "gold" else gold_text(row, spec.gold)
         gold_found |= gold is not None
         group = _name(row, spec.group, table) if spec.group is not None else given or digest
         items.append(
@@ -267,11 +267,12 @@ def _name(row: Row, column: str, table: Table) -> str:
     return found
 
 
-def _gold(row: Row, spec: DataSpec) -> str | None:
-    value = row.values.get(spec.gold) if spec.gold is not None else None
+def gold_text(row: Row, column: str | None) -> str | None:
+    """A right answer as text: a document as JSON, a boolean as JSON writes it."""
+    value = row.values.get(column) if column is not None else None
     if isinstance(value, dict | list):
         return orjson.dumps(value).decode()
-    return _optional_name(row, spec.gold)
+    return _optional_name(row, column)
 
 
 def _checked_gold(gold: str, row: Row, spec: DataSpec, task: Task) -> str:

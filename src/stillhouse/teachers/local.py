@@ -17,6 +17,7 @@ from stillhouse.exchanges import InputError, content_digest
 from stillhouse.teachers.chat import Reply
 from stillhouse.teachers.decoding import write_replies
 from stillhouse.teachers.heads import is_plain
+from stillhouse.teachers.model_files import fingerprint
 from stillhouse.teachers.scoring import (
     MOST_POSITIONS,
     compute_prefix,
@@ -25,7 +26,7 @@ from stillhouse.teachers.scoring import (
     score_tokens,
 )
 from stillhouse.teachers.template import ChatTemplate
-from stillhouse.teachers.weights import end_ids, fingerprint, read_model
+from stillhouse.teachers.weights import end_ids, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jinja2
 
@@ -23,6 +23,24 @@ _REPLY_PROBE = "stillhouse-reply-2904"
 _TODAY = datetime.date(2024, 7, 26)  # what Llama 3's template itself falls back to
 _PRINTS_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _MERGE = "put the instruction into the first user message"
+
+
+class ReplyTokensError(InputError):
+    """One reply cannot be tokenised after its prompt; others can. `reason` counts such replies."""
+
+    reason: ClassVar[str]
+
+
+class BoundaryError(ReplyTokensError):
+    """A token straddles the end of the prompt and the start of the reply."""
+
+    reason = "boundary"
+
+
+class EndInsideError(ReplyTokensError):
+    """The reply's text holds a token that ends generation."""
+
+    reason = "end token inside"
 
 
 class ChatTemplate:
@@ -105,12 +123,12 @@ class ChatTemplate:
     ) -> list[int]:
         """Return the ids of `reply` as the continuation of `prompt`; closed only when `complete`.
 
-        Raises `InputError` when the prompt's ids are not a prefix of the whole's (a token would
-        straddle the boundary), and when the reply holds an end id of its own.
+        Raises `BoundaryError` when the prompt's ids are not a prefix of the whole's (a token would
+        straddle the boundary), and `EndInsideError` when the reply holds an end id of its own.
         """
         whole = self.encode(prompt + self.reply_prefix + reply)
         if whole[: len(prompt_ids)] != list(prompt_ids):
-            raise InputError(
+            raise BoundaryError(
                 f"the reply of {name} merges with the end of its prompt into one token",
                 place=self._place,
                 repair="strip the reply, or use a template that ends its prompt with a line break "
@@ -118,7 +136,7 @@ class ChatTemplate:
             )
         ids = whole[len(prompt_ids) :]
         if not self.end_ids.isdisjoint(ids):
-            raise InputError(
+            raise EndInsideError(
                 f"the reply of {name} holds an end-of-text token inside its text",
                 place=self._place,
                 repair="remove the special token from the reply",

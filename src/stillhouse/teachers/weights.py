@@ -11,27 +11,13 @@ import torch
 import transformers
 
 from stillhouse.exchanges import InputError
-from stillhouse.exchanges.canonical import content_digest
-from stillhouse.exchanges.storage import sha256_file
+from stillhouse.teachers.model_files import model_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_IDENTITY = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.bin",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-)
 
 
 def read_model(
@@ -47,7 +33,7 @@ def read_model(
         raise InputError(f"unknown dtype {dtype!r}", repair=f"use one of {sorted(DTYPES)}")
     if path.is_file() and path.suffix == ".gguf":
         path, gguf_file = path.parent, path.name
-    files = _files(path, gguf_file)
+    files = model_files(path, gguf_file)
     where: dict[str, Any] = {"local_files_only": True}
     extra: dict[str, Any] = {}
     if gguf_file is not None:
@@ -91,32 +77,3 @@ def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     if found is None:
         return ()
     return tuple(sorted({int(token) for token in ([found] if isinstance(found, int) else found)}))
-
-
-def fingerprint(files: tuple[Path, ...]) -> str:
-    """Return one SHA-256 over the names and digests of a model's files."""
-    return content_digest(sorted([file.name, sha256_file(file)] for file in files))
-
-
-def _files(path: Path, gguf_file: str | None) -> tuple[Path, ...]:
-    if not path.is_dir():
-        raise InputError(
-            "no model here: not a folder and not a .gguf file",
-            place=str(path),
-            repair="give a transformers model folder or a GGUF file",
-        )
-    if gguf_file is not None:
-        if not (path / gguf_file).is_file():
-            raise InputError("no such GGUF file", place=str(path / gguf_file))
-        return (path / gguf_file,)
-    if not (path / "config.json").is_file():
-        single = sorted(path.glob("*.gguf"))
-        raise InputError(
-            "the folder has no config.json",
-            place=str(path),
-            repair=f"give the file: {single[0]}" if single else "give a transformers model folder",
-        )
-    found = {file for pattern in _IDENTITY for file in path.glob(pattern) if file.is_file()}
-    if not any(file.suffix in {".safetensors", ".bin"} for file in found):
-        raise InputError("the folder has no weights (*.safetensors)", place=str(path))
-    return tuple(sorted(found))

@@ -45,7 +45,7 @@ BASELINES = "baselines.json"
 def run_judge(run: Run, folder: Path) -> None:
     """Write every answer sheet, `cost.json`, `judgement.json`, and how the baselines came about."""
     items = judged_items(run)
-    dtype = run.plan["precision"]["judge"]
+    dtype = run.decided["precision"]["judge"]
     for seed in seeds_of(run):
         _ask(run, folder / f"student-{seed}.jsonl", run.student(seed), dtype, items)
     _ask(run, folder / "untrained.jsonl", None, dtype, items)

@@ -6,10 +6,12 @@ The run's folder also gets every request that was sent as an exchange, in the Pa
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from stillhouse.exchanges import (
     make_folder,
 )
 from stillhouse.exchanges.digests import SECRET_VARIABLE
+from stillhouse.exchanges.journal import OtherHeaderError
 from stillhouse.parity import Answers, Item, write_answers
 from stillhouse.teachers import (
     RecordedTeacher,
@@ -71,7 +74,7 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
     interrupted computes the same batches, and so the same rounding, as one that was not.
     """
     teacher = run.recipe.teacher
-    dtype = run.plan["precision"]["teacher"]
+    dtype = run.decided["precision"]["teacher"]
     model = run.load(run.teacher_place, dtype)
     requests = {item.id: run.request(item) for item in items}
     ordered = sorted(items, key=lambda item: (-model.count_tokens(requests[item.id]), item.id))
@@ -89,7 +92,7 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
         header["references"] = content_digest([[item.id, item.gold] for item in items])
     answers: dict[str, Reply | Failure] = {}
     tokens = 0
-    with Journal.open(folder / JOURNAL, header=header) as journal:
+    with _own_journal(run, folder, partial(Journal.open, header=header)) as journal:
         kept = {record["chunk"]: record["replies"] for record in journal.records()}
         for chunk in chunks:
             asked = [requests[item.id] for item in chunk]
@@ -124,6 +127,31 @@ def _ask_local(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answers, 
     return answers, {"teacher_fingerprint": model.fingerprint, "spent_nano": None}
 
 
+def nothing_to_ask(run: Run) -> bool:
+    """Whether every item has a reply, or what another try cannot change."""
+    if run.recipe.teacher.kind != "endpoint":
+        return True
+    failures: dict[str, int] = run.read("label", SUMMARY)["failures"]
+    return failures.keys() <= {OTHER_TEACHER}
+
+
+def _own_journal(run: Run, folder: Path, begin: Callable[[Path], Journal]) -> Journal:
+    """The journal of this teacher as it is asked now; one of another is kept under another name."""
+    path = folder / JOURNAL
+    try:
+        return begin(path)
+    except OtherHeaderError:
+        if not run.accepts_changes:
+            raise
+    names = (f"replies-{number}.journal" for number in itertools.count(1))
+    aside = next(folder / name for name in names if not (folder / name).exists())
+    path.rename(aside)
+    run.progress.say(
+        f"the teacher is asked anew: earlier replies were to other settings, and stay in {aside}"
+    )
+    return begin(path)
+
+
 def labelling_us(run: Run) -> int:
     """How long labelling took: of a local teacher over all attempts, else the one that finished."""
     journal = run.folder / "label" / JOURNAL
@@ -145,7 +173,7 @@ def _ask_endpoint(run: Run, folder: Path, items: Sequence[Item]) -> tuple[Answer
     require_permit(run)  # the address may be another than the one that was planned
     teacher = open_endpoint(spec, run.recipe.seed)
     requests = {item.id: run.request(item) for item in items}
-    with open_journal(folder / JOURNAL, teacher) as journal:
+    with _own_journal(run, folder, partial(open_journal, teacher=teacher)) as journal:
         result = ask_endpoint(
             teacher,
             journal,

@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.distill.asking import open_endpoint, price_of
+from stillhouse.distill.curate import make_verifiers
 from stillhouse.distill.machine import describe_machine
 from stillhouse.distill.permission import require_permit
 from stillhouse.distill.references import check_metric
-from stillhouse.distill.run import Run, write_json
+from stillhouse.distill.run import DECIDED, Run, write_json
 from stillhouse.exchanges import InputError
 from stillhouse.parity import Item, Metric
 from stillhouse.parity.cost import dollars
 from stillhouse.parity.scores import default_metric
 from stillhouse.statistics import required_n, required_n_continuous
+from stillhouse.teachers import IdentityPolicy
 from stillhouse.teachers.budget import bound_tokens
+from stillhouse.teachers.identity import canary_requests
 
 PLAN = "plan.json"
+DECISIONS = ("train_items", "precision", "work", "compiled")
+CANARY_ROUNDS = 5  # two at the start, one at the end, two more of those that changed
 DISCORDANCE = (0.05, 0.1, 0.2)  # shares of items that one of the two models alone gets right
 DEVIATIONS = (0.1, 0.2, 0.3)  # of the differences of partial scores
 RIGHT_OR_WRONG = {"accuracy", "exact_match", "document_match", "document_match_published"}
@@ -32,13 +37,17 @@ TIMES = {  # the parts that a plan predicts, in their order
 
 
 def run_plan(run: Run, folder: Path) -> None:
-    """Write `plan.json`; raises InputError or Stopped with the repair where the run would fail."""
+    """Write `plan.json`, and what of it decides about later stages as `decided.json`.
+
+    Raises InputError or Stopped with the repair where the run would fail.
+    """
     permit = require_permit(run)
     if run.recipe.teacher.kind == "endpoint":
         open_endpoint(run.recipe.teacher, run.recipe.seed)  # a bad address, a key that is not set
     splits = run.splits
     metric = run.recipe.judge.metric or default_metric(run.task.kind)
     check_metric(run, metric)
+    make_verifiers(run.task, run.recipe.curate, run.recipe.data.path.parent)
     plan: dict[str, Any] = {
         "items": {
             "train": len(splits.train.items),
@@ -59,6 +68,7 @@ def run_plan(run: Run, folder: Path) -> None:
     plan |= fit(run, plan)
     plan["teacher"] = _teacher_cost(run)
     _room(run, plan)
+    write_json(folder / DECIDED, {name: plan[name] for name in DECISIONS if name in plan})
     write_json(folder / PLAN, plan)
     for line in _sentences(plan):
         run.progress.say(line)
@@ -91,16 +101,19 @@ def _power(run: Run, metric: Metric) -> dict[str, Any]:
 
 
 def _teacher_cost(run: Run) -> dict[str, Any]:
-    """Bounds on requests, tokens and money of labelling; None where unknown."""
+    """Bounds on requests, tokens and money of labelling without repeats; None where unknown."""
     teacher, budget = run.recipe.teacher, run.recipe.budget
     if teacher.kind != "endpoint":
-        return {"requests": 0, "tokens_at_most": 0, "nano_at_most": 0}
+        return {"requests": 0, "canaries": 0, "tokens_at_most": 0, "nano_at_most": 0}
     items: list[Item] = [
         *run.splits.train.items,
         *run.splits.validation.items,
         *run.splits.test.items,
     ]
-    bounds = [bound_tokens(run.request(item), teacher.template_allowance) for item in items]
+    policy = IdentityPolicy(canaries=teacher.canaries)
+    canaries = CANARY_ROUNDS * canary_requests(policy.max_tokens) if policy.canaries else ()
+    allowance = teacher.template_allowance
+    bounds = [bound_tokens(asked, allowance) for asked in (*map(run.request, items), *canaries)]
     tokens_in = sum(bound.tokens_in for bound in bounds)
     tokens_out = sum(bound.tokens_out for bound in bounds)
     rate = price_of(teacher)
@@ -111,7 +124,8 @@ def _teacher_cost(run: Run) -> dict[str, Any]:
             " or cap budget.tokens or budget.requests instead",
         )
     return {
-        "requests": len(items),
+        "requests": len(bounds),
+        "canaries": len(canaries),
         "tokens_at_most": tokens_in + tokens_out,
         "nano_at_most": None if rate is None else rate.cost_nano(tokens_in, tokens_out),
     }
@@ -163,8 +177,10 @@ def _sentences(plan: dict[str, Any]) -> list[str]:
             else f"at most {dollars(teacher['nano_at_most'])}"
         )
         lines.append(
-            f"{teacher['requests']:,} requests, at most {teacher['tokens_at_most']:,} tokens,"
-            f" {money}"
+            f"at most {teacher['requests']:,} requests"
+            + (f" ({teacher['canaries']} of them canaries)" if teacher["canaries"] else "")
+            + f" and {teacher['tokens_at_most']:,} tokens, {money}; what is asked again after"
+            " failures or in a resumed run comes on top"
         )
     seconds = {name: s for name, s in plan["seconds"].items() if s is not None}
     if seconds:

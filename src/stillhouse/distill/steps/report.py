@@ -65,6 +65,12 @@ def _place_student(run: Run) -> None:
                 shutil.copy2(file, temporary / file.name)
 
 
+def student_stands(run: Run) -> bool:
+    """Whether `student/` is there, with all that the report put into it."""
+    files = [file.name for file in run.student(seeds_of(run)[0]).folder.iterdir()]
+    return all((run.folder / STUDENT / name).is_file() for name in (*files, "README.md"))
+
+
 def _curve(run: Run, seed: int) -> Curve:
     result = run.read("train", f"seed-{seed}/result.json")
     return Curve(

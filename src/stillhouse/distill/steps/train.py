@@ -83,26 +83,29 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
 
     folder = run.folder / "train" / name
     train_split, validation, targets = read_targets(run)
-    config = dataclasses.replace(
-        run.recipe.train, dtype=run.plan["precision"]["train"], **_steps(run)
-    )
-    model, tokenizer = build_student(run)
+    config = dataclasses.replace(run.recipe.train, dtype=run.decided["precision"]["train"])
+    seed = int(name[5:]) if name.startswith("seed-") else run.recipe.seed
+    model, tokenizer = build_student(run, seed=seed)
     if name == "gold":
-        train_split, validation, targets = _gold(run, train_split, validation)
-        # Other texts than the replies that the window was chosen for.
-        config = dataclasses.replace(config, overlong="skip")
+        # Other texts than the replies that the window was chosen for, and perhaps fewer of them.
+        steps = result_of(run)["planned_steps"]
+        config = dataclasses.replace(config, overlong="skip", steps=steps)
         alone = dataclasses.replace(config, divergence=None)
         (run.folder / "train" / GOLD_ABSENT).unlink(missing_ok=True)
         try:
+            train_split, validation, targets = _gold(run, train_split, validation)
             prepare(model, tokenizer, train_split, validation, targets, alone, run.task.labels)
         except NothingLeftError as error:
-            if run.recipe.judge.gold_student is not None:
-                raise
-            folder.mkdir(exist_ok=True)
             why = f"of the gold answers {error.message}"
+            if run.recipe.judge.gold_student is not None:
+                raise InputError(
+                    f"judge.gold_student: {why}",
+                    repair="set data.gold, or judge.gold_student: false",
+                ) from error
+            folder.mkdir(exist_ok=True)
             write_json(run.folder / "train" / GOLD_ABSENT, {"why": why})
             return
-    # Every seed starts from the same weights: training changes the model that was loaded.
+    # Every seed cuts the same weights anew: training changes the model that was loaded.
     run.forget(small=config.divergence is not None)
 
     def show(seen: TrainProgress) -> None:
@@ -138,16 +141,19 @@ def train_one(run: Run, name: str, ranks: Ranks) -> None:
             config,
             folder,
             show,
-            seed=int(name[5:]) if name.startswith("seed-") else run.recipe.seed,
+            seed=seed,
             labels=run.task.labels,
             teacher=teacher,
             ranks=ranks,
-            compiled=bool(run.plan.get("compiled")),
+            compiled=bool(run.decided.get("compiled")),
         )
     run.progress.say(
         f"{name}: {result.steps} of {result.planned_steps} steps, {result.examples:,}"
         f" examples, validation loss {result.best_validation_loss:.4f} at step {result.best_step}"
         + (", stopped early" if result.stopped_early else "")
+        + "".join(
+            f"; {count:,} left out: {reason}" for reason, count in result.skipped["train"].items()
+        )
     )
 
 
@@ -166,20 +172,18 @@ def result_of(run: Run) -> dict[str, Any]:
     return found
 
 
-def build_student(run: Run, dtype: str = "float32") -> tuple[Any, Any]:
-    """The student before any training, and its tokenizer with the template it is trained with."""
+def build_student(run: Run, dtype: str = "float32", *, seed: int = 0) -> tuple[Any, Any]:
+    """The student before any training, and its tokenizer with the template it is trained with.
+
+    `seed` draws where an adapter begins; before training it changes no answer.
+    """
     from stillhouse.students import add_adapter
 
     model, tokenizer = build_cut(run, run.load(run.student_place, dtype))
     rank = run.recipe.student.lora_rank
     if rank is not None:
-        model = add_adapter(model, rank=rank, seed=run.recipe.seed)
+        model = add_adapter(model, rank=rank, seed=seed)
     return model, tokenizer
-
-
-def _steps(run: Run) -> dict[str, Any]:
-    steps = run.plan.get("steps")
-    return {} if steps is None else {"steps": steps}
 
 
 def gold_target(run: Run, gold: str) -> Target:
@@ -197,7 +201,10 @@ def gold_target(run: Run, gold: str) -> Target:
 def _gold(
     run: Run, train_split: TrainSplit, validation: ValidationSplit
 ) -> tuple[TrainSplit, ValidationSplit, dict[str, Target]]:
-    """The same items with gold answers in place of the teacher's, where they have one."""
+    """The same items with gold answers in place of the teacher's, where they have one.
+
+    Raises `NothingLeftError` where curation left none that has.
+    """
     gold = {
         item.id: gold_target(run, item.gold)
         for item in (*train_split.items, *validation.items)
@@ -205,9 +212,9 @@ def _gold(
     }
     kept_train = TrainSplit(tuple(item for item in train_split.items if item.id in gold))
     kept_validation = ValidationSplit(tuple(i for i in validation.items if i.id in gold))
-    if not kept_train.items or not kept_validation.items:
-        raise InputError(
-            "judge.gold_student needs gold answers among training and validation items",
-            repair="set data.gold, or judge.gold_student: false",
-        )
+    for split, kept in (("training", kept_train), ("validation", kept_validation)):
+        if not kept.items:
+            raise NothingLeftError(
+                f"no example is left to train on: curation left no {split} item that has one"
+            )
     return kept_train, kept_validation, gold
