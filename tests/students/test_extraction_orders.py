@@ -15,14 +15,7 @@ from torch import nn
 from stillhouse.students import extraction
 from stillhouse.students.extraction.examples import Example, make_batch, options_of
 from stillhouse.students.extraction.model import ORDER, loss_of
-from stillhouse.students.extraction.orders import (
-    LONGEST_GAP,
-    gap_histogram,
-    gap_index,
-    in_order,
-    known_order,
-    possible_orders,
-)
+from stillhouse.students.extraction.orders import in_order, known_order, possible_orders
 from stillhouse.students.extraction.pieces import Pieces
 from stillhouse.students.extraction.readings import DAY_FIRST, MONTH_FIRST, Reading, read_all
 from stillhouse.students.extraction.redating import redate
@@ -94,17 +87,6 @@ def test_a_reply_tells_the_order_where_it_can(text: str, sent: date | None, orde
     assert known_order(dates_of(text), {"sent": sent, "code": "A"}) == order
 
 
-def test_gaps_are_counted_with_one_more_each() -> None:
-    gaps = gap_histogram([30, 30, 7, 5000, -5000])
-    whole = 5 + 2 * LONGEST_GAP + 1
-    assert gaps.exp().sum().item() == pytest.approx(1)
-    assert gaps[gap_index(30)].item() == pytest.approx(math.log(3 / whole))
-    assert gaps[gap_index(7)].item() == pytest.approx(math.log(2 / whole))
-    assert gaps[gap_index(-30)].item() == pytest.approx(math.log(1 / whole))
-    assert gaps[gap_index(LONGEST_GAP)].item() == pytest.approx(math.log(2 / whole))
-    assert gap_index(-9999) == 0
-
-
 class Pointing(extraction.Extractor):
     """Points at the n-th date for the n-th field; `belief` is the chance of month first."""
 
@@ -145,7 +127,7 @@ def test_the_calendar_outdoes_the_belief() -> None:
 def test_the_belief_decides_where_nothing_else_does(belief: float, sent: date) -> None:
     model = Pointing(belief)
     assert model.values("of 05/08/2026") == {"sent": sent, "due": None}
-    model.learn_gaps([{"sent": MAY, "due": MAY + timedelta(31)}] * 50)
+    model.learn_relations([{"sent": MAY, "due": MAY + timedelta(31)}] * 50)
     assert model.values("of 05/08/2026") == {"sent": sent, "due": None}
 
 
@@ -155,7 +137,7 @@ def test_a_usual_gap_outdoes_a_mild_belief_only() -> None:
     day_first = {"sent": AUGUST, "due": date(2026, 8, 7)}
     assert Pointing(0.2).values(text) == day_first
     model = Pointing(0.2)
-    model.learn_gaps(
+    model.learn_relations(
         [{"sent": MAY, "due": MAY + timedelta(61)}] * 50 + [{"sent": MAY, "due": None}]
     )
     assert model.values(text) == month_first

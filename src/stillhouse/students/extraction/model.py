@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.students.extraction.orders import ORDERS, gap_histogram, gap_index
+from stillhouse.students.extraction.orders import ORDERS
 from stillhouse.students.extraction.pieces import SHAPES
+from stillhouse.students.extraction.relations import relation_bin, relation_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,8 +45,8 @@ class Extractor(nn.Module):
 
     A pointed field's options are scored as start + end of linear pointers; an absent value
     is one learned number, so that only the document's own evidence can outdo it. A choice's score
-    is the log-sum over pieces, and so is that of the document's order of day and month. `gaps`:
-    per field counted in days, log-probabilities of its gaps (`gap_histogram`), even at first.
+    is the log-sum over pieces, and so is that of the document's order of day and month.
+    `relations`: per related field how it stands to its base (`relation_histogram`), even at first.
     """
 
     def __init__(self, encoder: nn.Module, width: int, fields: Sequence[Field]) -> None:
@@ -63,9 +64,9 @@ class Extractor(nn.Module):
         self.pointers = nn.Linear(width, 2 * len(self.heads))
         self.absent = nn.Parameter(torch.zeros(len(self.fields)))
         self.order = nn.Linear(width, len(ORDERS))
-        self.counted = [f for f in self.fields if f.days_after is not None]
-        self.gaps: Tensor
-        self.register_buffer("gaps", gap_histogram(()).repeat(len(self.counted), 1))
+        self.related = [field for field in self.fields if field.base is not None]
+        self.relations: Tensor
+        self.register_buffer("relations", relation_histogram(()).repeat(len(self.related), 1))
         self.choices = nn.ModuleDict(
             {f.name: nn.Linear(width, len(f.choices)) for f in self.fields if f.kind == "choice"}
         )
@@ -92,23 +93,19 @@ class Extractor(nn.Module):
             scores[field.name] = torch.cat(parts, 1).log_softmax(1)
         return scores
 
-    def learn_gaps(self, replies: Iterable[Mapping[str, Any]]) -> None:
-        """Count how many days lie between the dates of replies."""
+    def learn_relations(self, replies: Iterable[Mapping[str, Any]]) -> None:
+        """Count how fields stand to their base in replies."""
         said = list(replies)
-        for row, field in enumerate(self.counted):
-            pairs = [(one[field.name], one[field.days_after or ""]) for one in said]
-            gaps = [(late - early).days for late, early in pairs if late and early]
-            self.gaps[row] = gap_histogram(gaps)
+        for row, field in enumerate(self.related):
+            pairs = [(one[field.name], one[field.base or ""]) for one in said]
+            found = [relation_bin(*pair) for pair in pairs if None not in pair]
+            self.relations[row] = relation_histogram(found)
 
-    def gap_score(self, values: Mapping[str, Any]) -> float | None:
-        """Log-probability of the gaps between these dates; None where a date is missing."""
-        score = 0.0
-        for row, field in enumerate(self.counted):
-            late, early = values[field.name], values[field.days_after or ""]
-            if late is None or early is None:
-                return None
-            score += float(self.gaps[row, gap_index((late - early).days)])
-        return score
+    def relation(self, field: Field, value: Any, base: Any) -> float:
+        """How much likelier than by chance a value is beside that of its base; 0 without one."""
+        if value is None or base is None:
+            return 0.0
+        return float(self.relations[self.related.index(field), relation_bin(value, base)])
 
     def parameter_count(self) -> int:
         """All parameters, embeddings included."""

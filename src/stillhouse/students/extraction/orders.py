@@ -9,17 +9,12 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from stillhouse.students.extraction.readings import DAY_FIRST, MONTH_FIRST, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Mapping, Sequence
 
 ORDERS = (DAY_FIRST, MONTH_FIRST)
-LONGEST_GAP = 366  # days, either way
 
 
 def possible_orders(dates: Sequence[Reading]) -> tuple[int, ...]:
@@ -56,22 +51,6 @@ def known_order(dates: Sequence[Reading], reply: Mapping[str, Any]) -> int:
         if said <= {one.value for one in in_order(dates, order)}
     ]
     return allowed[0] if len(allowed) == 1 else 0
-
-
-def gap_histogram(gaps: Iterable[int]) -> Tensor:
-    """(2 * LONGEST_GAP + 1,) log-probabilities of gaps in days from -LONGEST_GAP, add-one smoothed.
-
-    Longer gaps count at the ends.
-    """
-    counts = torch.ones(2 * LONGEST_GAP + 1)
-    for gap in gaps:
-        counts[gap_index(gap)] += 1
-    return (counts / counts.sum()).log()
-
-
-def gap_index(days: int) -> int:
-    """Where a gap stands in `gap_histogram`."""
-    return max(-LONGEST_GAP, min(days, LONGEST_GAP)) + LONGEST_GAP
 
 
 def _spans(dates: Sequence[Reading]) -> dict[tuple[int, int], set[int]]:
