@@ -13,7 +13,6 @@ from torch import nn
 from stillhouse.exchanges import InputError
 from stillhouse.students import extraction
 from stillhouse.students.extraction.examples import Example, options_of
-from stillhouse.students.extraction.model import ORDER
 from stillhouse.students.extraction.pieces import Pieces
 from stillhouse.students.extraction.readings import read_all
 from stillhouse.students.extraction.relations import (
@@ -63,8 +62,7 @@ class Wavering(extraction.Extractor):
         self.learn_relations([{"whole": 119.0, "part": 19.0}] * 50 + [{"whole": 1, "part": None}])
 
     def forward(self, batch: Any) -> dict[str, torch.Tensor]:
-        scores = {name: torch.tensor([chance]).log() for name, chance in self.chances.items()}
-        return scores | {ORDER: torch.tensor([[0.5, 0.5]]).log()}
+        return {name: torch.tensor([chance]).log() for name, chance in self.chances.items()}
 
     def values(self, text: str) -> dict[str, Any]:
         readings = {str(kind): found for kind, found in read_all(text).items()}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.students.extraction.orders import ORDERS
 from stillhouse.students.extraction.pieces import SHAPES
 from stillhouse.students.extraction.relations import relation_bin, relation_histogram
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from stillhouse.students.extraction.fields import Field
 
-ORDER = "(order of day and month)"  # beside the fields in scores and targets
 _FAR = -1e4  # a score that no pointer reaches
 
 
@@ -28,7 +26,7 @@ class Batch:
     `ids`, `shapes`, `here` (1 for a real piece): (B, T). Per kind: `starts`, `ends` and `real`,
     all (B, C_kind). `targets` per pointed field: (B, O) over its options, which are
     null (always the first), the readings of its kind, and the counts of days if it takes them;
-    per choice field, and for ORDER: (B,) with -1 for none.
+    per choice field: (B,) with -1 for none.
     """
 
     ids: Tensor
@@ -45,8 +43,8 @@ class Extractor(nn.Module):
 
     A pointed field's options are scored as start + end of linear pointers; an absent value
     is one learned number, so that only the document's own evidence can outdo it. A choice's score
-    is the log-sum over pieces, and so is that of the document's order of day and month.
-    `relations`: per related field how it stands to its base (`relation_histogram`), even at first.
+    is the log-sum over pieces. `relations`: per related field how it stands to its base
+    (`relation_histogram`), even at first.
     """
 
     def __init__(self, encoder: nn.Module, width: int, fields: Sequence[Field]) -> None:
@@ -63,7 +61,6 @@ class Extractor(nn.Module):
         nn.init.normal_(self.shape.weight, std=0.02)
         self.pointers = nn.Linear(width, 2 * len(self.heads))
         self.absent = nn.Parameter(torch.zeros(len(self.fields)))
-        self.order = nn.Linear(width, len(ORDERS))
         self.related = [field for field in self.fields if field.base is not None]
         self.relations: Tensor
         self.register_buffer("relations", relation_histogram(()).repeat(len(self.related), 1))
@@ -72,14 +69,13 @@ class Extractor(nn.Module):
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Log-probabilities per field: (B, O) over its options or (B, choices), and (B, 2) of
-        ORDER."""
+        """Log-probabilities per field: (B, O) over its options or (B, choices)."""
         words = self.encoder.get_input_embeddings()(batch.ids)  # type: ignore[operator]
         states = self.encoder(
             inputs_embeds=words + self.shape(batch.shapes), attention_mask=batch.here
         ).last_hidden_state.float()
         pointers = self.pointers(states)
-        scores = {ORDER: _anywhere(batch, self.order(states))}
+        scores = {}
         for index, field in enumerate(self.fields):
             if field.kind == "choice":
                 scores[field.name] = _anywhere(batch, self.choices[field.name](states))

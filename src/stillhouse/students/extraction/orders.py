@@ -1,11 +1,13 @@
 """The order of day and month: one for all the all-number dates of a document.
 
-Calendar first: 28/01/2026 has its day in front, and so has every other date of its document. Where
-the calendar leaves both orders, the student's own belief and the gap between two dates decide.
+Calendar first: 28/01/2026 has its day in front, and so has every other date of its document. Then
+what the document says (MM/DD/YYYY), then the way of writing: with dots, the day is in front. Where
+both orders are left, the gap between two dates decides.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ORDERS = (DAY_FIRST, MONTH_FIRST)
+_DAY = "(?:DD|TT|JJ|GG)"  # English, German, French, Italian
+_STATED = re.compile(rf"\b(?:(?P<day>{_DAY})[/.-]MM|MM[/.-]{_DAY})\b", re.IGNORECASE)
+
+
+def likely_orders(text: str, dates: Sequence[Reading]) -> tuple[int, ...]:
+    """The orders that calendar, words and way of writing leave for a document."""
+    orders = possible_orders(dates)
+    if len(orders) == 1:
+        return orders
+    stated = {DAY_FIRST if found["day"] else MONTH_FIRST for found in _STATED.finditer(text)}
+    if len(stated) == 1:
+        return tuple(stated)
+    dotted = all("." in text[start:end] for start, end in _spans(dates))
+    return (DAY_FIRST,) if dotted else orders
 
 
 def possible_orders(dates: Sequence[Reading]) -> tuple[int, ...]:

@@ -10,8 +10,7 @@ import torch
 
 from stillhouse.students.extraction.examples import Example, make_batch, options_of
 from stillhouse.students.extraction.fields import days_later
-from stillhouse.students.extraction.model import ORDER
-from stillhouse.students.extraction.orders import ORDERS, in_order, possible_orders
+from stillhouse.students.extraction.orders import in_order, likely_orders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +30,8 @@ def predict(
 
     Values are str, float, date or None. A field and its base are chosen together: by how likely
     each is alone, and how usual the gap or share between them is. All all-number dates of a
-    document are read in one order of day and month: one that the calendar allows, and of two the
-    one that the student's belief and those gaps make likelier.
+    document are read in one order of day and month (`likely_orders`), and of two in the one that
+    those gaps make likelier.
     """
     model.eval()
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].pieces.ids))
@@ -53,11 +52,10 @@ def _likeliest(
     model: Extractor, example: Example, scores: dict[str, list[float]], wide: dict[str, int]
 ) -> dict[str, Any]:
     """The values in the likeliest order of day and month; `wide` is the padded count per kind."""
-    found = []
-    for order in possible_orders(example.readings["date"]):
-        belief = scores[ORDER][ORDERS.index(order)]
-        score, values = _Choice(model, example, scores, wide, order).values()
-        found.append((belief + score, values))
+    found = [
+        _Choice(model, example, scores, wide, order).values()
+        for order in likely_orders(example.text, example.readings["date"])
+    ]
     return max(found, key=lambda one: one[0])[1]
 
 

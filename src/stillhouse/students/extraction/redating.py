@@ -1,12 +1,11 @@
 """A training document with all its dates in another form, all-number dates in either order.
 
-Few layouts write 05/08/2026, and those that do agree on an order by chance. Here every layout does,
-in both orders, mostly with a hint that says which: so it is the hint that is learned.
+Few layouts write 05/08/2026. Here every layout does, in both orders, so that the place of a date is
+known by what stands around it.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.students.extraction.orders import in_order, known_order, possible_orders
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
     from random import Random
 
 _PLAIN = ("2026-03-01", "5 March 2026", "5 Mar 2026", "March 5, 2026", "05-Mar-2026", "01.02.2026")
-_HINTS = {
-    DAY_FIRST: ("DD/MM/YYYY", "dd/mm/yyyy", "DD/MM", "day/month/year", "day first"),
-    MONTH_FIRST: ("MM/DD/YYYY", "mm/dd/yyyy", "MM/DD", "month/day/year", "month first"),
-}
-_AROUND = ("(dates {})", "dates: {}", "({})", "dates {}", "date format {}", "all dates {}")
-_SAID = re.compile(r" ?\((?:all )?dates?:? (?:MM/DD|DD/MM)/YYYY\)", re.IGNORECASE)
 
 
 def redate(
@@ -32,12 +25,11 @@ def redate(
     random: Random,
     *,
     slashed: float = 0.5,
-    hinted: float = 0.8,
 ) -> str:
     """`text` with its dates in one other form; the dates themselves stay.
 
-    `slashed` is the probability of an all-number form with slashes, `hinted` that of a hint beside
-    it. An old hint goes. Of dates that can be read in two ways, `reply` decides.
+    `slashed` is the probability of an all-number form with slashes. Of dates that can be read in
+    two ways, `reply` decides.
     """
     dates = read_all(text)["date"]
     order = known_order(dates, reply) or possible_orders(dates)[0]
@@ -58,14 +50,4 @@ def redate(
             written = render_date(value, like) or text[one.start : one.end]
         parts += [text[at : one.start], written]
         at = one.end
-    text = _SAID.sub("", "".join([*parts, text[at:]]))
-    if not slash or random.random() >= hinted:
-        return text
-    hint = random.choice(_AROUND).format(random.choice(_HINTS[slash]))
-    rows = text.split("\n")
-    place = random.choice([i for i, row in enumerate(rows) if row.strip()])
-    if random.random() < 0.5:
-        rows.insert(place, hint)
-    else:
-        rows[place] += " " + hint
-    return "\n".join(rows)
+    return "".join([*parts, text[at:]])

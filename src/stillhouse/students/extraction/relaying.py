@@ -21,7 +21,7 @@ Pair = tuple[str, str]  # label, value
 _MARKS = r"[\s\-*|>\u2022]*"
 _PAIR = re.compile(
     r"(?!>)[\s\-*|\u2022]*(?P<label>[^\W\d_][^:=|]{0,44}?)[*\s]*"
-    r"(?:(?P<mark>[:=|])[*\s]*|\s{2,}|\t)(?P<value>\S(?:.{0,70}\S)?)[\s|]*$"
+    r"(?:(?P<mark>[:=|])[*\s]*|\s{2,}|\t)(?P<value>[^\s|](?:.{0,70}?[^\s|])?)[\s|]*$"
 )
 _ALONE = re.compile(r"(?!>)[\s*#|]*(?P<label>[^\W\d_][^:=|\d]{0,40}?)[*\s]*:[\s*|]*$")
 _ROW = 4  # labels in a row of a table
