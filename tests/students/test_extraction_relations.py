@@ -76,7 +76,7 @@ class Wavering(extraction.Extractor):
 
 def test_a_usual_share_outdoes_a_mild_preference_only() -> None:
     text = "200.00 and 38.00 make 238.00"
-    model = Wavering({"whole": [0.0, 0.6, 0.1, 0.3], "part": [0.7, 0.0, 0.2, 0.1]})
+    model = Wavering({"whole": [0.0, 0.6, 0.1, 0.3], "part": [0.6, 0.0, 0.3, 0.1]})
     assert model.values(text) == {"whole": 238.0, "part": 38.0}
     model.chances = {"whole": [0.0, 0.9999, 0.0, 0.0001], "part": [0.7, 0.0, 0.2, 0.1]}
     assert model.values(text) == {"whole": 200.0, "part": None}

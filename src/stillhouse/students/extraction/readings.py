@@ -85,7 +85,7 @@ def read_all(text: str) -> dict[Kind, list[Reading]]:
     dates = sorted(_dates(text), key=_place)
     return {
         "text": sorted(_texts(text), key=_place),
-        "number": sorted(set(_numbers(text)), key=_place),
+        "number": _outermost(sorted(set(_numbers(text)), key=_place)),
         "date": dates,
         "days": [
             one
@@ -155,6 +155,15 @@ def _numbers(text: str) -> Iterator[Reading]:
     for form in _NUMBERS:
         for found in form.finditer(text):
             yield Reading(*found.span(), "number", _number(found.group()))
+
+
+def _outermost(numbers: list[Reading]) -> list[Reading]:
+    """Without those inside a longer one: 1 234,50 is no 234,50."""
+    kept: list[Reading] = []
+    for one in sorted(numbers, key=lambda r: (r.start, -r.end)):
+        if not kept or one.end > kept[-1].end:
+            kept.append(one)
+    return kept
 
 
 def _number(raw: str) -> float:
