@@ -168,17 +168,23 @@ def test_pointers_learn_places_in_the_order_that_the_reply_tells() -> None:
     assert unanswered.real["date"].sum().item() == 4
 
 
-def test_a_redated_document_keeps_its_dates() -> None:
-    text = "Bill\nof 05/08/2026\n\nnet 30, due 06/07/2026"
+def test_a_redated_document_keeps_its_dates_and_says_their_order() -> None:
+    text = "Bill (dates MM/DD/YYYY)\nof 05/08/2026\n\nnet 30, due 06/07/2026"
     reply = {"sent": MAY, "due": date(2026, 6, 7)}
     random = Random(2)
     seen: Counter[str] = Counter()
     for _ in range(300):
         made = redate(text, reply, random)
         assert {MAY, date(2026, 6, 7)} <= {one.value for one in dates_of(made)}, made
-        seen[("08/05/2026" in made and "day") or ("05/08/2026" in made and "month") or "plain"] += 1
+        written = ("08/05/2026" in made and "day") or ("05/08/2026" in made and "month") or "plain"
+        seen[written] += 1
+        orders = likely_orders(made, dates_of(made))
+        if written != "plain" and len(orders) == 1:
+            seen[f"{written} hinted"] += 1
+            assert orders == ({"day": DAY_FIRST, "month": MONTH_FIRST}[written],), made
     assert 110 < seen["plain"] < 190
     assert min(seen["day"], seen["month"]) > 50
+    assert 0.65 < seen["day hinted"] / seen["day"] < 0.95
 
 
 def test_redating_by_chance_alone() -> None:
@@ -186,5 +192,5 @@ def test_redating_by_chance_alone() -> None:
     plain = {redate(text, reply, Random(seed), slashed=0) for seed in range(60)}
     assert "of 28 January 2026" in plain
     assert not any("/" in one for one in plain)
-    slashed = {redate(text, reply, Random(seed), slashed=1) for seed in range(60)}
-    assert slashed == {"of 28/01/2026", "of 01/28/2026"}
+    bare = {redate(text, reply, Random(seed), slashed=1, hinted=0) for seed in range(60)}
+    assert bare == {"of 28/01/2026", "of 01/28/2026"}

@@ -1,11 +1,13 @@
 """A training document with all its dates in another form, all-number dates in either order.
 
 Few layouts write 05/08/2026. Here every layout does, in both orders, so that the place of a date is
-known by what stands around it.
+known by what stands around it; and it mostly says the order, so that MM/DD/YYYY is known for no
+value.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from stillhouse.students.extraction.orders import in_order, known_order, possible_orders
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from random import Random
 
 _PLAIN = ("2026-03-01", "5 March 2026", "5 Mar 2026", "March 5, 2026", "05-Mar-2026", "01.02.2026")
+_HINTS = {
+    DAY_FIRST: ("DD/MM/YYYY", "dd/mm/yyyy", "DD/MM"),
+    MONTH_FIRST: ("MM/DD/YYYY", "mm/dd/yyyy", "MM/DD"),
+}
+_AROUND = ("(dates {})", "dates: {}", "({})", "dates {}", "date format {}", "all dates {}")
+_SAID = re.compile(r" ?\((?:all )?dates?:? (?:MM/DD|DD/MM)/YYYY\)", re.IGNORECASE)
 
 
 def redate(
@@ -25,11 +33,12 @@ def redate(
     random: Random,
     *,
     slashed: float = 0.5,
+    hinted: float = 0.8,
 ) -> str:
     """`text` with its dates in one other form; the dates themselves stay.
 
-    `slashed` is the probability of an all-number form with slashes. Of dates that can be read in
-    two ways, `reply` decides.
+    `slashed` is the probability of an all-number form with slashes, `hinted` that of a hint beside
+    it. An old hint goes. Of dates that can be read in two ways, `reply` decides.
     """
     dates = read_all(text)["date"]
     order = known_order(dates, reply) or possible_orders(dates)[0]
@@ -50,4 +59,14 @@ def redate(
             written = render_date(value, like) or text[one.start : one.end]
         parts += [text[at : one.start], written]
         at = one.end
-    return "".join([*parts, text[at:]])
+    text = _SAID.sub("", "".join([*parts, text[at:]]))
+    if not slash or random.random() >= hinted:
+        return text
+    hint = random.choice(_AROUND).format(random.choice(_HINTS[slash]))
+    rows = text.split("\n")
+    place = random.choice([i for i, row in enumerate(rows) if row.strip()])
+    if random.random() < 0.5:
+        rows.insert(place, hint)
+    else:
+        rows[place] += " " + hint
+    return "\n".join(rows)
