@@ -36,7 +36,7 @@ class NameFinder:
         self, documents: Sequence[tuple[str, Reply, str]], fields: Sequence[Field]
     ) -> None:
         texts = [field.name for field in fields if field.kind == "text"]
-        self._values = sorted(
+        self._values: list[str] = sorted(
             {
                 reply[name]
                 for _, reply, _ in documents

@@ -26,7 +26,8 @@ _SHARE_STEP = 0.005  # of the logarithm of a share: shares from 0.026 to 1 have 
 def relation_bin(value: Any, base: Any) -> int:
     """Which of BINS holds the gap between two dates, or the share of one amount in another."""
     if isinstance(value, date):
-        return max(-LONGEST_GAP, min((value - base).days, LONGEST_GAP)) + LONGEST_GAP
+        days: int = (value - base).days
+        return max(-LONGEST_GAP, min(days, LONGEST_GAP)) + LONGEST_GAP
     if value <= 0 or base <= 0:
         return 0
     steps = round(-math.log(value / base) / _SHARE_STEP)
