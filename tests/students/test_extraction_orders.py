@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from datetime import date, timedelta
 from random import Random
@@ -14,13 +13,10 @@ from torch import nn
 
 from stillhouse.students import extraction
 from stillhouse.students.extraction.examples import Example, make_batch, options_of
-from stillhouse.students.extraction.model import ORDER, loss_of
 from stillhouse.students.extraction.orders import (
-    LONGEST_GAP,
-    gap_histogram,
-    gap_index,
     in_order,
     known_order,
+    likely_orders,
     possible_orders,
 )
 from stillhouse.students.extraction.pieces import Pieces
@@ -94,27 +90,34 @@ def test_a_reply_tells_the_order_where_it_can(text: str, sent: date | None, orde
     assert known_order(dates_of(text), {"sent": sent, "code": "A"}) == order
 
 
-def test_gaps_are_counted_with_one_more_each() -> None:
-    gaps = gap_histogram([30, 30, 7, 5000, -5000])
-    whole = 5 + 2 * LONGEST_GAP + 1
-    assert gaps.exp().sum().item() == pytest.approx(1)
-    assert gaps[gap_index(30)].item() == pytest.approx(math.log(3 / whole))
-    assert gaps[gap_index(7)].item() == pytest.approx(math.log(2 / whole))
-    assert gaps[gap_index(-30)].item() == pytest.approx(math.log(1 / whole))
-    assert gaps[gap_index(LONGEST_GAP)].item() == pytest.approx(math.log(2 / whole))
-    assert gap_index(-9999) == 0
+@pytest.mark.parametrize(
+    ("text", "orders"),
+    [
+        ("of 05/08/2026 (dates MM/DD/YYYY)", (MONTH_FIRST,)),
+        ("Datum TT/MM/JJJJ: 05/08/2026", (DAY_FIRST,)),
+        ("of 05-08-2026, dd-mm-yyyy", (DAY_FIRST,)),
+        ("of 05/08/2026, dd/mm or mm/dd", (DAY_FIRST, MONTH_FIRST)),
+        ("of 05/08/2026, paid 01/28/2026 (DD/MM/YYYY)", (MONTH_FIRST,)),
+        ("of 05.08.2026", (DAY_FIRST,)),
+        ("of 05.08.2026, paid 01.28.2026", (MONTH_FIRST,)),
+        ("of 05.08.2026, paid 05/07/2026", (DAY_FIRST, MONTH_FIRST)),
+    ],
+)
+def test_what_a_document_says_and_dots_settle_what_the_calendar_leaves(
+    text: str, orders: tuple[int, ...]
+) -> None:
+    assert likely_orders(text, dates_of(text)) == orders
 
 
 class Pointing(extraction.Extractor):
-    """Points at the n-th date for the n-th field; `belief` is the chance of month first."""
+    """Points at the n-th date for the n-th field."""
 
-    def __init__(self, belief: float) -> None:
+    def __init__(self) -> None:
         super().__init__(nn.Identity(), 2, FIELDS)
-        self.belief = belief
         self.example = example_of("")
 
     def forward(self, batch: Any) -> dict[str, torch.Tensor]:
-        scores = {ORDER: torch.tensor([[1 - self.belief, self.belief]]).log()}
+        scores = {}
         places = sorted({one.start for one in self.example.readings["date"]})
         for number, field in enumerate(FIELDS):
             options = options_of(self.example, field)
@@ -136,34 +139,22 @@ class Pointing(extraction.Extractor):
         return found
 
 
-def test_the_calendar_outdoes_the_belief() -> None:
-    found = Pointing(0.999).values("of 05/08/2026, due 28/09/2026")
-    assert found == {"sent": AUGUST, "due": date(2026, 9, 28)}
-
-
-@pytest.mark.parametrize(("belief", "sent"), [(0.6, MAY), (0.4, AUGUST)])
-def test_the_belief_decides_where_nothing_else_does(belief: float, sent: date) -> None:
-    model = Pointing(belief)
-    assert model.values("of 05/08/2026") == {"sent": sent, "due": None}
-    model.learn_gaps([{"sent": MAY, "due": MAY + timedelta(31)}] * 50)
-    assert model.values("of 05/08/2026") == {"sent": sent, "due": None}
-
-
-def test_a_usual_gap_outdoes_a_mild_belief_only() -> None:
+def test_a_usual_gap_decides_where_nothing_else_does() -> None:
     text = "of 05/08/2026, due 07/08/2026"  # 61 days month first, 2 days day first
     month_first = {"sent": MAY, "due": date(2026, 7, 8)}
     day_first = {"sent": AUGUST, "due": date(2026, 8, 7)}
-    assert Pointing(0.2).values(text) == day_first
-    model = Pointing(0.2)
-    model.learn_gaps(
+    model = Pointing()
+    assert model.values(text) == day_first
+    model.learn_relations(
         [{"sent": MAY, "due": MAY + timedelta(61)}] * 50 + [{"sent": MAY, "due": None}]
     )
     assert model.values(text) == month_first
-    model.belief = 0.001
-    assert model.values(text) == day_first
+    assert model.values(f"{text} (DD/MM/YYYY)") == day_first
+    assert model.values(f"{text}, paid 28/01/2026") == day_first
+    assert model.values("of 05/08/2026") == {"sent": AUGUST, "due": None}
 
 
-def test_pointers_learn_places_and_the_order_is_learned_beside_them() -> None:
+def test_pointers_learn_places_in_the_order_that_the_reply_tells() -> None:
     text = "of 05/08/2026, due 07/08/2026"
     replies: list[dict[str, Any]] = [
         {"sent": MAY, "due": date(2026, 7, 8)},
@@ -171,12 +162,8 @@ def test_pointers_learn_places_and_the_order_is_learned_beside_them() -> None:
         {"sent": MAY, "due": date(2026, 8, 7)},
     ]
     batch = make_batch([example_of(text, reply) for reply in replies], FIELDS)
-    assert batch.targets[ORDER].tolist() == [1, 0, -1]
     assert batch.real["date"].sum(1).tolist() == [2, 2, 4]
     assert [row.nonzero().flatten().tolist() for row in batch.targets["sent"]] == [[1], [1], [2]]
-    wrong = {ORDER: torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.5, 0.5]]).log()}
-    expected = -(math.log(0.1) + math.log(0.9)) / 2
-    assert loss_of(wrong, batch).item() == pytest.approx(expected)
     unanswered = make_batch([example_of(text)], ())
     assert unanswered.real["date"].sum().item() == 4
 
@@ -188,20 +175,16 @@ def test_a_redated_document_keeps_its_dates_and_says_their_order() -> None:
     seen: Counter[str] = Counter()
     for _ in range(300):
         made = redate(text, reply, random)
-        found = dates_of(made)
-        assert {MAY, date(2026, 6, 7)} <= {one.value for one in found}, made
-        assert "Bill (dates MM/DD/YYYY)\nof 08" not in made
-        hints = {"day": "dd/mm", "month": "mm/dd"}
-        said = [order for order, sign in hints.items() if sign in made.lower()]
-        said += [order for order in hints if f"{order} first" in made or f"s: {order}/" in made]
+        assert {MAY, date(2026, 6, 7)} <= {one.value for one in dates_of(made)}, made
         written = ("08/05/2026" in made and "day") or ("05/08/2026" in made and "month") or "plain"
         seen[written] += 1
-        seen[f"{written} hinted"] += made.count("\n") > 3 or "date" in made.lower() or "(" in made
-        assert all(order == written for order in said), made
+        orders = likely_orders(made, dates_of(made))
+        if written != "plain" and len(orders) == 1:
+            seen[f"{written} hinted"] += 1
+            assert orders == ({"day": DAY_FIRST, "month": MONTH_FIRST}[written],), made
     assert 110 < seen["plain"] < 190
     assert min(seen["day"], seen["month"]) > 50
-    assert 0.7 < seen["day hinted"] / seen["day"] < 0.95
-    assert seen["plain hinted"] == 0
+    assert 0.65 < seen["day hinted"] / seen["day"] < 0.95
 
 
 def test_redating_by_chance_alone() -> None:

@@ -181,8 +181,8 @@ def test_a_kept_student_answers_as_before(encoder: Path, tmp_path: Path) -> None
     heads = tmp_path / "student" / "heads.safetensors"
     kept = load_file(str(heads))
     for changed in (
-        {n: w for n, w in kept.items() if n != "gaps"},
-        kept | {"old": kept["gaps"].clone()},
+        {n: w for n, w in kept.items() if n != "relations"},
+        kept | {"old": kept["relations"].clone()},
     ):
         save_file(changed, str(heads))
         with pytest.raises(InputError, match=r"(?s)other heads.*train it again"):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stillhouse.students.extraction.fields import days_later
-from stillhouse.students.extraction.model import ORDER, Batch
-from stillhouse.students.extraction.orders import ORDERS, in_order, known_order
+from stillhouse.students.extraction.model import Batch
+from stillhouse.students.extraction.orders import in_order, known_order
 from stillhouse.students.extraction.pieces import Cutter, Pieces, longest
 from stillhouse.students.extraction.readings import Reading, read_all, same
 
@@ -46,12 +46,11 @@ def make_batch(examples: Sequence[Example], fields: Sequence[Field]) -> Batch:
     """Tensors of some examples; see `Batch`.
 
     With replies, all-number dates have the readings of the document's order only, where the reply
-    or the calendar says which that is: pointers learn the place, another head learns the order.
+    or the calendar says which that is: pointers learn the place, the order is no matter of theirs.
     """
-    orders = [known_order(one.readings["date"], one.reply or {}) for one in examples]
     known = all(one.reply is not None for one in examples)
     if known:
-        examples = [_settled(one, order) for one, order in zip(examples, orders, strict=True)]
+        examples = [_settled(one) for one in examples]
     wide = longest([one.pieces for one in examples])
     kinds = ("text", "number", "date", "days")
     numbers = {
@@ -63,7 +62,6 @@ def make_batch(examples: Sequence[Example], fields: Sequence[Field]) -> Batch:
     }
     columns = {kind: _padded(rows) for kind, rows in numbers.items()}
     targets = {f.name: _target(examples, f, columns) for f in fields} if known else {}
-    targets |= {ORDER: torch.tensor([ORDERS.index(o) if o else -1 for o in orders])}
     return Batch(
         ids=_ints([one.pieces.ids for one in examples], wide),
         shapes=_ints([one.pieces.shapes for one in examples], wide),
@@ -100,7 +98,8 @@ def right_options(options: Sequence[Reading | None], field: Field, reply: Reply)
     return stated or right
 
 
-def _settled(example: Example, order: int) -> Example:
+def _settled(example: Example) -> Example:
+    order = known_order(example.readings["date"], example.reply or {})
     if not order:
         return example
     dates = in_order(example.readings["date"], order)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,34 +16,45 @@ FieldKind = Literal["text", "number", "date", "choice"]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One property. `days_after` names the date that a count of days is added to."""
+    """One property. `days_after` names the date that a count of days is added to, `share_of` the
+    number of which this one is a part."""
 
     name: str
     kind: FieldKind
     optional: bool = False
     choices: tuple[str, ...] = ()
     days_after: str | None = None
+    share_of: str | None = None
+
+    @property
+    def base(self) -> str | None:
+        """The field this one stands in a relation to."""
+        return self.days_after or self.share_of
 
 
 def read_fields(
-    schema: Mapping[str, Any], days_after: Mapping[str, str] | None = None
+    schema: Mapping[str, Any],
+    days_after: Mapping[str, str] | None = None,
+    share_of: Mapping[str, str] | None = None,
 ) -> tuple[Field, ...]:
     """The fields of a flat object schema: strings, numbers, dates (`format: date`) and enums.
 
-    `days_after` lists date fields that may be given as days after another date field. Raises
-    `InputError` for any other property, and for a `days_after` that is not about two date fields.
+    `days_after` lists date fields that may be given as days after another date field, `share_of`
+    number fields that are a part of another number field. Raises `InputError` for any other
+    property, and for a relation that is not between two such fields.
     """
     fields = tuple(_field(name, about) for name, about in schema.get("properties", {}).items())
     kinds = {field.name: field.kind for field in fields}
-    after = dict(days_after or {})
-    for name, base in after.items():
-        if kinds.get(name) != "date" or kinds.get(base) != "date" or base in after:
-            raise InputError(
-                f"{name} cannot be counted in days after {base}",
-                repair="name two date fields, the second not counted itself",
-            )
+    after, part = dict(days_after or {}), dict(share_of or {})
+    for kind, relations in (("date", after), ("number", part)):
+        for name, base in relations.items():
+            if kinds.get(name) != kind or kinds.get(base) != kind or base in relations:
+                raise InputError(
+                    f"{name} cannot be counted from {base}",
+                    repair=f"name two {kind} fields, the second not counted itself",
+                )
     return tuple(
-        Field(one.name, one.kind, one.optional, one.choices, after.get(one.name)) for one in fields
+        replace(one, days_after=after.get(one.name), share_of=part.get(one.name)) for one in fields
     )
 
 

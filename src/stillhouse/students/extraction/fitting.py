@@ -113,7 +113,7 @@ class _Run:
         self._model, self._cutter, self._train = model, cutter, train
         self._settings, self._seed = settings, seed
         self._recombiner = Recombiner(train, model.fields)
-        model.learn_gaps(reply for _, reply, _ in train)
+        model.learn_relations(reply for _, reply, _ in train)
         body: list[torch.nn.Parameter] = []
         heads: list[torch.nn.Parameter] = []
         for name, weight in model.named_parameters():

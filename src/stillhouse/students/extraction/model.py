@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stillhouse.students.extraction.orders import ORDERS, gap_histogram, gap_index
 from stillhouse.students.extraction.pieces import SHAPES
+from stillhouse.students.extraction.relations import relation_bin, relation_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from stillhouse.students.extraction.fields import Field
 
-ORDER = "(order of day and month)"  # beside the fields in scores and targets
+_RELATION_WEIGHT = 0.5  # at 1, amounts that fit by accident outdo an absent value too often
 _FAR = -1e4  # a score that no pointer reaches
 
 
@@ -27,7 +27,7 @@ class Batch:
     `ids`, `shapes`, `here` (1 for a real piece): (B, T). Per kind: `starts`, `ends` and `real`,
     all (B, C_kind). `targets` per pointed field: (B, O) over its options, which are
     null (always the first), the readings of its kind, and the counts of days if it takes them;
-    per choice field, and for ORDER: (B,) with -1 for none.
+    per choice field: (B,) with -1 for none.
     """
 
     ids: Tensor
@@ -44,8 +44,8 @@ class Extractor(nn.Module):
 
     A pointed field's options are scored as start + end of linear pointers; an absent value
     is one learned number, so that only the document's own evidence can outdo it. A choice's score
-    is the log-sum over pieces, and so is that of the document's order of day and month. `gaps`:
-    per field counted in days, log-probabilities of its gaps (`gap_histogram`), even at first.
+    is the log-sum over pieces. `relations`: per related field how it stands to its base
+    (`relation_histogram`), even at first.
     """
 
     def __init__(self, encoder: nn.Module, width: int, fields: Sequence[Field]) -> None:
@@ -62,23 +62,21 @@ class Extractor(nn.Module):
         nn.init.normal_(self.shape.weight, std=0.02)
         self.pointers = nn.Linear(width, 2 * len(self.heads))
         self.absent = nn.Parameter(torch.zeros(len(self.fields)))
-        self.order = nn.Linear(width, len(ORDERS))
-        self.counted = [f for f in self.fields if f.days_after is not None]
-        self.gaps: Tensor
-        self.register_buffer("gaps", gap_histogram(()).repeat(len(self.counted), 1))
+        self.related = [field for field in self.fields if field.base is not None]
+        self.relations: Tensor
+        self.register_buffer("relations", relation_histogram(()).repeat(len(self.related), 1))
         self.choices = nn.ModuleDict(
             {f.name: nn.Linear(width, len(f.choices)) for f in self.fields if f.kind == "choice"}
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Log-probabilities per field: (B, O) over its options or (B, choices), and (B, 2) of
-        ORDER."""
+        """Log-probabilities per field: (B, O) over its options or (B, choices)."""
         words = self.encoder.get_input_embeddings()(batch.ids)  # type: ignore[operator]
         states = self.encoder(
             inputs_embeds=words + self.shape(batch.shapes), attention_mask=batch.here
         ).last_hidden_state.float()
         pointers = self.pointers(states)
-        scores = {ORDER: _anywhere(batch, self.order(states))}
+        scores = {}
         for index, field in enumerate(self.fields):
             if field.kind == "choice":
                 scores[field.name] = _anywhere(batch, self.choices[field.name](states))
@@ -92,23 +90,21 @@ class Extractor(nn.Module):
             scores[field.name] = torch.cat(parts, 1).log_softmax(1)
         return scores
 
-    def learn_gaps(self, replies: Iterable[Mapping[str, Any]]) -> None:
-        """Count how many days lie between the dates of replies."""
+    def learn_relations(self, replies: Iterable[Mapping[str, Any]]) -> None:
+        """Count how fields stand to their base in replies."""
         said = list(replies)
-        for row, field in enumerate(self.counted):
-            pairs = [(one[field.name], one[field.days_after or ""]) for one in said]
-            gaps = [(late - early).days for late, early in pairs if late and early]
-            self.gaps[row] = gap_histogram(gaps)
+        for row, field in enumerate(self.related):
+            pairs = [(one[field.name], one[field.base or ""]) for one in said]
+            found = [relation_bin(*pair) for pair in pairs if None not in pair]
+            self.relations[row] = relation_histogram(found)
 
-    def gap_score(self, values: Mapping[str, Any]) -> float | None:
-        """Log-probability of the gaps between these dates; None where a date is missing."""
-        score = 0.0
-        for row, field in enumerate(self.counted):
-            late, early = values[field.name], values[field.days_after or ""]
-            if late is None or early is None:
-                return None
-            score += float(self.gaps[row, gap_index((late - early).days)])
-        return score
+    def relation(self, field: Field, value: Any, base: Any) -> float:
+        """How much likelier than by chance a value is beside that of its base, tempered;
+        0 without one."""
+        if value is None or base is None:
+            return 0.0
+        found = self.relations[self.related.index(field), relation_bin(value, base)]
+        return _RELATION_WEIGHT * float(found)
 
     def parameter_count(self) -> int:
         """All parameters, embeddings included."""

@@ -1,25 +1,36 @@
 """The order of day and month: one for all the all-number dates of a document.
 
-Calendar first: 28/01/2026 has its day in front, and so has every other date of its document. Where
-the calendar leaves both orders, the student's own belief and the gap between two dates decide.
+Calendar first: 28/01/2026 has its day in front, and so has every other date of its document. Then
+what the document says (MM/DD/YYYY), then the way of writing: with dots, the day is in front. Where
+both orders are left, the gap between two dates decides.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from stillhouse.students.extraction.readings import DAY_FIRST, MONTH_FIRST, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from torch import Tensor
+    from collections.abc import Mapping, Sequence
 
 ORDERS = (DAY_FIRST, MONTH_FIRST)
-LONGEST_GAP = 366  # days, either way
+_DAY = "(?:DD|TT|JJ|GG)"  # English, German, French, Italian
+_STATED = re.compile(rf"\b(?:(?P<day>{_DAY})[/.-]MM|MM[/.-]{_DAY})\b", re.IGNORECASE)
+
+
+def likely_orders(text: str, dates: Sequence[Reading]) -> tuple[int, ...]:
+    """The orders that calendar, words and way of writing leave for a document."""
+    orders = possible_orders(dates)
+    if len(orders) == 1:
+        return orders
+    stated = {DAY_FIRST if found["day"] else MONTH_FIRST for found in _STATED.finditer(text)}
+    if len(stated) == 1:
+        return tuple(stated)
+    dotted = all("." in text[start:end] for start, end in _spans(dates))
+    return (DAY_FIRST,) if dotted else orders
 
 
 def possible_orders(dates: Sequence[Reading]) -> tuple[int, ...]:
@@ -56,22 +67,6 @@ def known_order(dates: Sequence[Reading], reply: Mapping[str, Any]) -> int:
         if said <= {one.value for one in in_order(dates, order)}
     ]
     return allowed[0] if len(allowed) == 1 else 0
-
-
-def gap_histogram(gaps: Iterable[int]) -> Tensor:
-    """(2 * LONGEST_GAP + 1,) log-probabilities of gaps in days from -LONGEST_GAP, add-one smoothed.
-
-    Longer gaps count at the ends.
-    """
-    counts = torch.ones(2 * LONGEST_GAP + 1)
-    for gap in gaps:
-        counts[gap_index(gap)] += 1
-    return (counts / counts.sum()).log()
-
-
-def gap_index(days: int) -> int:
-    """Where a gap stands in `gap_histogram`."""
-    return max(-LONGEST_GAP, min(days, LONGEST_GAP)) + LONGEST_GAP
 
 
 def _spans(dates: Sequence[Reading]) -> dict[tuple[int, int], set[int]]:

@@ -28,27 +28,45 @@ _MONTHS = (
     "janvier février mars avril mai juin juillet août septembre octobre novembre décembre",
     "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre",
     "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre",
+    "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro",
+    (
+        "styczeń luty marzec kwiecień maj czerwiec"
+        " lipiec sierpień wrzesień październik listopad grudzień"
+    ),
+    (
+        "stycznia lutego marca kwietnia maja czerwca"
+        " lipca sierpnia września października listopada grudnia"
+    ),
     "januari februari maart april mei juni juli augustus september oktober november december",
 )
-_NAME = r"([^\W\d_]{3,9})\.?"
-_DAY = r"(\d{1,2})(?:st|nd|rd|th|\.)?"
-_YEAR = r"((?:19|20)\d\d)"
+_LEADERS = r"(?<=\.\.)|(?<=__)|(?<=--)"  # dots and the like up to a value
+_FREE = rf"(?:(?<![\w.,/-])|{_LEADERS})"
+_NAME = r"([^\W\d_]{3,12})\.?"
+_DAY = r"(\d{1,2})(?:st|nd|rd|th|er|\.)?"
+_YEAR = r"((?:19|20)\d\d|(?<=[-/.'\u2019])\d\d)"
+_OF = r"(?: of| de| del)?[ ./-]"
+_END = r"(?:(?![\w/-]|\.\d)|(?=T\d\d:))"
 _DATES = (
-    ("ymd", re.compile(rf"(?<![\w.,/-]){_YEAR}([-/.])(\d{{1,2}})\2(\d{{1,2}})(?![\w/-]|\.\d)")),
-    ("numeric", re.compile(r"(?<![\w.,/-])(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d\d)(?![\w/-]|\.\d)")),
-    ("dmy", re.compile(rf"(?<![\w.,/-]){_DAY}(?: of)?[ /-]{_NAME},?[ /-]{_YEAR}(?!\w)")),
-    ("mdy", re.compile(rf"(?<!\w){_NAME}[ /-]{_DAY},?[ /-]{_YEAR}(?!\w)")),
+    ("ymd", re.compile(rf"(?:{_FREE}|(?<=,))((?:19|20)\d\d)([-/.])(\d{{1,2}})\2(\d{{1,2}}){_END}")),
+    ("ymd", re.compile(rf"{_FREE}((?:19|20)\d\d)()(0[1-9]|1[0-2])([0-3]\d){_END}")),
+    ("numeric", re.compile(rf"{_FREE}(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}|\d\d){_END}")),
+    ("dmy", re.compile(rf"{_FREE}{_DAY}{_OF}{_NAME},?{_OF}['\u2019]?{_YEAR}(?![\w:])")),
+    ("mdy", re.compile(rf"(?<!\w){_NAME}[ ./-]{_DAY},?[ ./-]['\u2019]?{_YEAR}(?![\w:])")),
 )
-_FRONT = r"(?:(?<![\w.,/-])|(?<=[A-Z]{3}))"
+_FRONT = rf"(?:{_FREE}|(?<=[A-Z]{{3}}))"
 _BACK = r"(?:(?![\w/-]|[.,']\d)|(?=[A-Z]{3}\b)|(?=-\D))"
 _NUMBERS = (
     re.compile(_FRONT + r"\d{1,3}(?:[ \u00a0\u202f'\u2019]\d{3})+(?:[.,]\d{1,2})?" + _BACK),
     re.compile(_FRONT + r"\d{1,3}(?:([.,])\d{3})?(?:\1\d{3})*(?:[.,]\d{1,2})?" + _BACK),
     re.compile(_FRONT + r"\d{4,9}(?:[.,]\d{1,2})?" + _BACK),
 )
-_DAYS = re.compile(r"(?:(?<![\w.,/:-])|(?<=[A-Za-z]{3}))[1-9]\d{0,2}(?![\w/:%]|[.,-]\d)")
-_ATOM = re.compile(r"[^\s=:;,|<>\"()\[\]{}*\u201c\u201d]+")
+_DAYS = re.compile(
+    r"(?:(?<![\w.,/:-])|(?<=[A-Za-z]{3})|(?<=[Nn]et-)|(?<=[A-Za-z]:))[1-9]\d{0,2}"
+    r"(?:(?![\w/:%]|[.,-]\d)|(?=d\b))"
+)
+_ATOM = re.compile(r"(?:(?![._-]{3})[^\s=:;,|<>\"()\[\]{}*\u201c\u201d])+")
 _BETWEEN = {" ", ", "}
+_INSIDE = re.compile(r"#|(?<=[^\W\d_])\.(?=\d)")  # A-17 in "Inv#A-17" and "No.17"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +85,7 @@ def read_all(text: str) -> dict[Kind, list[Reading]]:
     dates = sorted(_dates(text), key=_place)
     return {
         "text": sorted(_texts(text), key=_place),
-        "number": sorted(set(_numbers(text)), key=_place),
+        "number": _outermost(sorted(set(_numbers(text)), key=_place)),
         "date": dates,
         "days": [
             one
@@ -86,7 +104,7 @@ def same(kind: Kind, value: Value, wanted: Value) -> bool:
 
 @cache
 def month_named(name: str) -> int | None:
-    """1 to 12 for a month's name in six languages, whole or cut to three letters or more."""
+    """1 to 12 for a month's name in eight languages, whole or cut to three letters or more."""
     months = {
         index + 1
         for language in _MONTHS
@@ -106,9 +124,11 @@ def _texts(text: str) -> Iterator[Reading]:
         start, end = found.span()
         while start < end and text[start] in "'.#>!?":
             start += 1
+        while start < end and text[start] in "_-" and any(c.isalnum() for c in text[start:end]):
+            start += 1
         while end > start and text[end - 1] in "'!?":
             end -= 1
-        if start < end and any(c.isalnum() or c in "&-" for c in text[start:end]):
+        if start < end and any(c.isalnum() or c in "&-/" for c in text[start:end]):
             atoms.append((start, end))
     for first, (start, _) in enumerate(atoms):
         if not text[start].isalnum():
@@ -126,12 +146,24 @@ def _texts(text: str) -> Iterator[Reading]:
             elif not text[end - 1].isalnum():
                 continue
             yield Reading(start, end, "text", text[start:end])
+            if first == last:
+                for mark in _INSIDE.finditer(text, start, end - 1):
+                    yield Reading(mark.end(), end, "text", text[mark.end() : end])
 
 
 def _numbers(text: str) -> Iterator[Reading]:
     for form in _NUMBERS:
         for found in form.finditer(text):
             yield Reading(*found.span(), "number", _number(found.group()))
+
+
+def _outermost(numbers: list[Reading]) -> list[Reading]:
+    """Without those inside a longer one: 1 234,50 is no 234,50."""
+    kept: list[Reading] = []
+    for one in sorted(numbers, key=lambda r: (r.start, -r.end)):
+        if not kept or one.end > kept[-1].end:
+            kept.append(one)
+    return kept
 
 
 def _number(raw: str) -> float:
@@ -148,7 +180,7 @@ def _dates(text: str) -> Iterator[Reading]:
             if form == "ymd":
                 options = [(parts[0], parts[2], parts[3], 0)]
             elif form == "numeric":
-                year = parts[3] if len(parts[3]) == 4 else f"20{parts[3]}"
+                year = _whole_year(parts[3])
                 options = [
                     (year, parts[2], parts[0], DAY_FIRST),
                     (year, parts[0], parts[2], MONTH_FIRST),
@@ -156,13 +188,17 @@ def _dates(text: str) -> Iterator[Reading]:
             else:
                 day, name = (parts[0], parts[1]) if form == "dmy" else (parts[1], parts[0])
                 month = month_named(name)
-                options = [] if month is None else [(parts[2], str(month), day, 0)]
+                options = [] if month is None else [(_whole_year(parts[2]), str(month), day, 0)]
             for year, month_text, day, order in options:
                 try:
                     value = date(int(year), int(month_text), int(day))
                 except ValueError:  # no such day
                     continue
                 yield Reading(*found.span(), "date", value, order)
+
+
+def _whole_year(year: str) -> str:
+    return year if len(year) == 4 else f"20{year}"
 
 
 def _days(text: str) -> Iterator[Reading]:

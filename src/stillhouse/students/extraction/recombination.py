@@ -10,13 +10,23 @@ written forms of the training documents. So no line is known by the company it k
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from stillhouse.students.extraction.decoys import (
+    AMOUNT,
+    DECOYS,
+    NameFinder,
+    Slot,
+    decoy_marks,
+    is_code,
+    with_unit,
+)
 from stillhouse.students.extraction.examples import Reply, right_options
-from stillhouse.students.extraction.readings import Reading, read_all
+from stillhouse.students.extraction.readings import Kind, Reading, read_all
 from stillhouse.students.extraction.redating import redate
+from stillhouse.students.extraction.relaying import relay
 from stillhouse.students.extraction.rendering import (
     code_shape,
     random_code,
@@ -30,11 +40,8 @@ if TYPE_CHECKING:
 
     from stillhouse.students.extraction.fields import Field
 
-Slot = tuple[str, str]  # field name, kind of reading
-_UNIT = r"(?:[^\w\s.,:;()\[\]{}<>|*\"'/+=-]|[A-Z]{3}|z\u0142)"
-_BEFORE, _AFTER = re.compile(_UNIT + r" ?$"), re.compile(" ?" + _UNIT + r"(?!\w)")
 _TERMS = (7, 10, 14, 15, 20, 21, 30, 45, 60, 90)
-_AMOUNT = re.compile(r"\d[.,]\d\d(?!\d|%)")
+_HEADING = re.compile(r"(?!>)\W*[^\W\d_][^\d:\]]{0,30}[:\]]\W*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class Rates:
     swap: float = 0.25
     typo: float = 0.3
     dates: float = 0.35
+    relay: float = 0.5
+    decoy: float = 0.2
 
 
 class Recombiner:
@@ -79,15 +88,16 @@ class Recombiner:
     ) -> None:
         self._rates = rates or Rates()
         self._fields = {field.name: field for field in fields}
+        self._names = NameFinder(documents, fields)
         donors: dict[frozenset[Slot], dict[str, list[Line]]] = {}
         self._codes: set[str] = set()
         for text, reply, group in documents:
             for line in self._lines(text, reply):
-                if isinstance(line, Line):
+                if isinstance(line, Line) and _tells(line):
                     pool = donors.setdefault(frozenset(line.slots), {})
                     pool.setdefault(group, []).append(line)
             for name, value in reply.items():
-                if self._fields[name].kind == "text" and _is_code(value):
+                if self._fields[name].kind == "text" and is_code(value):
                     self._codes.add(re.sub(r"\d", "0", value))
         self._pools = {key: list(groups.values()) for key, groups in donors.items()}
         self._patterns = sorted(self._codes)
@@ -100,27 +110,64 @@ class Recombiner:
         lines = self._dropped(lines, reply, random)
         lines = self._relaid(lines, values, random)
         lines = self._added(lines, reply, values, random)
+        lines = self._with_decoys(lines, reply, values, random)
         if random.random() < self._rates.swap:
             _swap(lines, random)
         text = "\n".join(line if isinstance(line, str) else _joined(line) for line in lines)
+        if random.random() < self._rates.relay:
+            text = relay(text, random)
         if random.random() < self._rates.dates:
             text = redate(text, reply, random)
         text = self._coded(text, reply, random)
         return _mistyped(text, self._rates.typo, random), reply
 
     def _lines(self, text: str, reply: Reply) -> list[Line | str]:
-        """Lines with slots; a plain str where a line holds no field or something else beside."""
-        marks = self._marks(text, reply)
+        """Lines with slots; a plain str where a line holds no field or something else beside.
+
+        A heading above a line that is a field's goes with that line.
+        """
+        readings = read_all(text)
+        marks = self._marks(text, reply, readings)
+        decoys = decoy_marks(text, readings, self._names)
         made: list[Line | str] = []
         at = 0
         for raw in text.split("\n"):
-            inside = [m for m in marks if at <= m[0] < at + len(raw)]
-            made.append(_slotted(text, at, at + len(raw), inside) if inside else raw)
-            at += len(raw) + 1
+            end = at + len(raw)
+            inside = [m for m in marks if at <= m[0] < end]
+            if not inside and not raw.startswith(">"):
+                inside = [m for m in decoys if at <= m[0] < end]
+            line = _slotted(text, at, end, inside) if inside else raw
+            above = made[-1] if made else None
+            if isinstance(line, Line) and isinstance(above, str) and _HEADING.fullmatch(above):
+                made.pop()
+                line = replace(line, literals=(f"{above}\n{line.literals[0]}", *line.literals[1:]))
+            made.append(line)
+            at = end + 1
         return made
 
-    def _marks(self, text: str, reply: Reply) -> list[tuple[int, int, Slot]]:
-        readings = read_all(text)
+    def _with_decoys(
+        self, lines: list[Line | str], reply: Reply, values: dict[Slot, str], random: Random
+    ) -> list[Line | str]:
+        """Lines of other documents with a name or an amount that is no field's."""
+        spots = [i for i, one in enumerate(lines) if isinstance(one, Line)]
+        for slot in (DECOYS["text"], DECOYS["number"]):
+            pool = self._pools.get(frozenset({slot}))
+            if not pool or not spots or random.random() >= self._rates.decoy:
+                continue
+            donor = random.choice(random.choice(pool))
+            if slot == DECOYS["text"]:
+                name = self._names.other(reply, random)
+                made: tuple[Any, str] | None = (name, name)
+            else:
+                made = self._part_of_an_amount(reply, values, random)
+            if made is not None:
+                new = _refilled(donor, {slot: made[1]})
+                lines.insert(random.choice(spots) + 1, new)
+        return lines
+
+    def _marks(
+        self, text: str, reply: Reply, readings: dict[Kind, list[Reading]]
+    ) -> list[tuple[int, int, Slot]]:
         found: list[tuple[int, int, Slot]] = []
         for name, field in self._fields.items():
             if field.kind == "choice" or reply.get(name) is None:
@@ -131,7 +178,7 @@ class Recombiner:
                 one = options[index]
                 start, end = one.start, one.end
                 if one.kind == "number":
-                    start, end = _with_unit(text, one)
+                    start, end = with_unit(text, one)
                 found.append((start, end, (name, one.kind)))
         found.sort(key=lambda m: (m[0], m[0] - m[1]))
         return found
@@ -194,7 +241,8 @@ class Recombiner:
                 parts = [{name} for name in sorted(wanted)]
             donors = [self._pick(part, values, random) for part in parts]
             if all(donors):
-                made += [_refilled(donor, values) for donor in donors if donor]
+                own = values | dict(zip(line.slots, line.raw, strict=True))
+                made += [_refilled(donor, own) for donor in donors if donor]
             else:
                 made.append(line)
         return made
@@ -256,7 +304,16 @@ class Recombiner:
             like = values.get((field.days_after or "", "date"))
             written = render_date(value, like) if like is not None and "/" not in like else None
             return None if written is None else (value, written)
-        amounts = [(slot, raw) for slot, raw in values.items() if slot[1] == "number"]
+        return self._part_of_an_amount(reply, values, random)
+
+    def _part_of_an_amount(
+        self, reply: Reply, values: dict[Slot, str], random: Random
+    ) -> tuple[float, str] | None:
+        amounts = [
+            (slot, raw)
+            for slot, raw in values.items()
+            if slot[1] == "number" and reply.get(slot[0]) is not None
+        ]
         if not amounts:
             return None
         slot, like = random.choice(amounts)
@@ -267,7 +324,7 @@ class Recombiner:
     def _coded(self, text: str, reply: Reply, random: Random) -> str:
         for name, field in self._fields.items():
             value = reply.get(name)
-            if field.kind != "text" or not _is_code(value) or random.random() >= self._rates.code:
+            if field.kind != "text" or not is_code(value) or random.random() >= self._rates.code:
                 continue
             pattern = random.choice(self._patterns)
             if random.random() < 0.3:
@@ -287,12 +344,14 @@ class Recombiner:
         return text
 
 
-def _is_code(value: Any) -> bool:
-    return isinstance(value, str) and " " not in value and any(c.isdigit() for c in value)
-
-
 def _names(line: Line) -> set[str]:
     return {name for name, _ in line.slots}
+
+
+def _tells(line: Line) -> bool:
+    """Whether a line says what it is: names in lines of their own are whose their place says."""
+    bare = not any(c.isalpha() for literal in line.literals for c in literal)
+    return not (bare and line.slots[0] == DECOYS["text"])
 
 
 def _joined(line: Line | str) -> str:
@@ -305,14 +364,6 @@ def _refilled(donor: Line, values: dict[Slot, str]) -> Line:
     return Line(donor.literals, donor.slots, tuple(values[slot] for slot in donor.slots))
 
 
-def _with_unit(text: str, one: Reading) -> tuple[int, int]:
-    before = _BEFORE.search(text, max(0, one.start - 4), one.start)
-    if before:
-        return before.start(), one.end
-    after = _AFTER.match(text, one.end)
-    return one.start, after.end() if after else one.end
-
-
 def _slotted(text: str, start: int, end: int, marks: list[tuple[int, int, Slot]]) -> Line | str:
     """The line as literals and slots, or as it stands if anything else in it is a value."""
     kept: list[tuple[int, int, Slot]] = []
@@ -323,7 +374,7 @@ def _slotted(text: str, start: int, end: int, marks: list[tuple[int, int, Slot]]
     edges = [start, *[edge for mark in kept for edge in mark[:2]], end]
     literals = tuple(text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2))
     rest = " ".join(literals)
-    clean = len(set(slots)) == len(slots) and not _AMOUNT.search(rest)
+    clean = len(set(slots)) == len(slots) and not AMOUNT.search(rest)
     if not clean or read_all(rest)["date"] or len(rest) > 240:
         return text[start:end]
     return Line(literals, slots, tuple(text[mark[0] : mark[1]] for mark in kept))

@@ -1,7 +1,8 @@
 """A training document with all its dates in another form, all-number dates in either order.
 
-Few layouts write 05/08/2026, and those that do agree on an order by chance. Here every layout does,
-in both orders, mostly with a hint that says which: so it is the hint that is learned.
+Few layouts write 05/08/2026. Here every layout does, in both orders, so that the place of a date is
+known by what stands around it; and it mostly says the order, so that MM/DD/YYYY is known for no
+value.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 _PLAIN = ("2026-03-01", "5 March 2026", "5 Mar 2026", "March 5, 2026", "05-Mar-2026", "01.02.2026")
 _HINTS = {
-    DAY_FIRST: ("DD/MM/YYYY", "dd/mm/yyyy", "DD/MM", "day/month/year", "day first"),
-    MONTH_FIRST: ("MM/DD/YYYY", "mm/dd/yyyy", "MM/DD", "month/day/year", "month first"),
+    DAY_FIRST: ("DD/MM/YYYY", "dd/mm/yyyy", "DD/MM"),
+    MONTH_FIRST: ("MM/DD/YYYY", "mm/dd/yyyy", "MM/DD"),
 }
 _AROUND = ("(dates {})", "dates: {}", "({})", "dates {}", "date format {}", "all dates {}")
 _SAID = re.compile(r" ?\((?:all )?dates?:? (?:MM/DD|DD/MM)/YYYY\)", re.IGNORECASE)
